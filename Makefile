@@ -1,0 +1,23 @@
+# make demo            fit, map and report on the sample cube (make demo QUICK=1: a short run)
+# make test            fast tests
+# make test-slow       the slow ones
+# make clean           remove the environment and what runs leave behind
+
+.PHONY: demo test test-slow clean
+
+demo: .venv/.installed
+	.venv/bin/pi-vae demo --output demo $(if $(QUICK),--quick)
+
+test: .venv/.installed
+	.venv/bin/python -m pytest
+
+# pytest says 5 where there is no such test: that is no failure
+test-slow: .venv/.installed
+	.venv/bin/python -m pytest -m "slow and not julia and not gpu" || [ $$? -eq 5 ]
+
+.venv/.installed: setup.cfg pyproject.toml constraints.txt .ci/setup
+	@.ci/setup
+
+clean:
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find pi_vae inference tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""Scores on withheld observations, beside the baselines on the same samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+
+from inference.baselines import date_mean, linear_interpolation
+from inference.draws import groups, seeded
+from inference.objective import hidden_means
+from inference.training import Run
+from pi_vae.data.batches import CubeTensors
+
+__all__ = ["withheld_scores"]
+
+
+def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 50, seed: int = 0) -> dict[str, dict]:
+    """Skill of the posterior predictive on the observations that `pi_vae.data.occlusion.withhold` marked.
+
+    Args:
+        run: a run fitted to the same cube.
+        cube: the cube with its ``withheld`` masks.
+        draws: predictive draws per observation.
+        tile: side of the tiles worked on, in pixels.
+        seed: of the draws.
+
+    Returns:
+        modality -> ``n``, ``rmse`` (by channel; reflectance or dB), ``coverage_50`` and ``coverage_90`` (share of
+        observations inside the central intervals, over all channels), both also ``_by_channel``, ``width_90`` (mean
+        width by channel), ``baselines.linear`` and ``baselines.date_mean`` (rmse by channel).
+    """
+    model = run.model
+    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()}, score_withheld=True)
+    collected: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in data.modalities}
+    with seeded(seed):
+        for _, _, batch in data.tiles(tile, model.encoder.radius):
+            per_modality: dict[str, list] = {name: [] for name in data.modalities}
+            for group in groups(model, batch, draws):
+                size = len(group.latents.static)
+                for name in data.modalities:
+                    mean, values = hidden_means(model, name, batch, group.posteriors, group.shared, size)
+                    noise = group.shared[f"{name}_noise"]
+                    predictive = model.modalities[name].likelihood(mean, noise).sample()
+                    per_modality[name].append((mean, predictive, values))
+            for name, parts in per_modality.items():
+                mean = torch.cat([m for m, _, _ in parts]).mean(0)
+                predictive = torch.cat([p for _, p, _ in parts])
+                levels = torch.tensor([0.05, 0.25, 0.75, 0.95])
+                collected[name].append((parts[0][2], mean, torch.quantile(predictive, levels, dim=0)))
+    scores = {}
+    for name, parts in collected.items():
+        values, mean, quantiles = (torch.cat([p[i] for p in parts], -2).numpy() for i in range(3))
+        scores[name] = _score(data.channels[name], values, mean, quantiles)
+        scores[name]["baselines"] = _baselines(data, name)
+    return scores
+
+
+def _score(channels: tuple[str, ...], values: np.ndarray, mean: np.ndarray, quantiles: np.ndarray) -> dict:
+    inside_90 = (values >= quantiles[0]) & (values <= quantiles[3])
+    inside_50 = (values >= quantiles[1]) & (values <= quantiles[2])
+
+    def by_channel(array: np.ndarray) -> dict[str, float]:
+        return {c: round(float(x), 5) for c, x in zip(channels, array, strict=True)}
+
+    return {
+        "n": int(values.shape[0]),
+        "rmse": by_channel(np.sqrt(((values - mean) ** 2).mean(0))),
+        "coverage_50": round(float(inside_50.mean()), 4),
+        "coverage_90": round(float(inside_90.mean()), 4),
+        "coverage_50_by_channel": by_channel(inside_50.mean(0)),
+        "coverage_90_by_channel": by_channel(inside_90.mean(0)),
+        "width_90": by_channel((quantiles[3] - quantiles[0]).mean(0)),
+    }
+
+
+def _baselines(data: CubeTensors, name: str) -> dict[str, dict[str, float]]:
+    m = data.modalities[name]
+    values, seen = m.values[0].double().numpy(), m.seen[0].numpy()
+    hidden = (m.valid & ~m.seen)[0].numpy()
+    days = data.dates[m.index].numpy()
+    rmse = {}
+    for label, estimate in (
+        ("linear", linear_interpolation(values, seen, days)),
+        ("date_mean", date_mean(values, seen)),
+    ):
+        error = (estimate - values).swapaxes(0, 1)[:, hidden]
+        squared = np.sqrt(np.nanmean(error**2, axis=1))
+        rmse[label] = {c: round(float(x), 5) for c, x in zip(data.channels[name], squared, strict=True)}
+    return rmse

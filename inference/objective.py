@@ -1,0 +1,101 @@
+r"""The training objective: evidence of what the encoder saw, prediction of what it did not.
+
+With some observations hidden from the encoder (:math:`y = y_{seen} \cup y_{hidden}`) the chain rule splits the evidence,
+
+.. math:: \log p(y) = \log p(y_{seen}) + \log p(y_{hidden} \mid y_{seen})
+          \ge ELBO(y_{seen}) + \log E_{q(u \mid y_{seen})}[p(y_{hidden} \mid u)] .
+
+The first term makes the guide the posterior given what was seen; the second, estimated with a few draws per channel,
+lets neighbouring pixels and dates inform gaps and keeps the spread in gaps honest (scoring hidden data inside the ELBO
+would reward a spread that is too narrow, because the ELBO averages the log and not the probability).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from pi_vae import Latents, PhysicsVAE
+from pi_vae.data.batches import Batch
+
+__all__ = ["ChainRuleELBO", "hidden_means"]
+
+
+class ChainRuleELBO(TraceMeanField_ELBO):
+    """ELBO with closed-form divergences, plus the predictive term of hidden observations.
+
+    Args:
+        vae: the model whose `model` and `guide` are trained.
+        draws: draws of the guide per hidden observation.
+    """
+
+    def __init__(self, vae: PhysicsVAE, draws: int = 4) -> None:
+        super().__init__()
+        self.vae, self.draws = vae, draws
+
+    def _differentiable_loss_particle(self, model_trace, guide_trace) -> tuple[float, Tensor]:
+        loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        batch = model_trace.nodes["_INPUT"]["args"][0]
+        predictive = self.predictive(batch, guide_trace)
+        return loss - predictive.item(), surrogate - predictive
+
+    def predictive(self, batch: Batch, guide_trace) -> Tensor:
+        """Log predictive density of the hidden observations of a batch, scaled to the cube, in nats."""
+        sites = {name: node for name, node in guide_trace.nodes.items() if node["type"] == "sample"}
+        shared = {name: node["value"] for name, node in sites.items()}
+        posteriors = {name: node["fn"] for name, node in sites.items()}
+        total = torch.zeros((), device=batch.dates.device)
+        for name in batch.modalities:
+            mean, values = hidden_means(self.vae, name, batch, posteriors, shared, self.draws)
+            density = self.vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).log_prob(values)
+            total = total + (torch.logsumexp(density, 0) - math.log(self.draws)).sum()
+        return batch.scale * total
+
+
+def hidden_means(
+    vae: PhysicsVAE,
+    name: str,
+    batch: Batch,
+    posteriors: Mapping[str, TorchDistribution],
+    shared: Mapping[str, Tensor],
+    draws: int,
+) -> tuple[Tensor, Tensor]:
+    """Draws of a modality's mean at its hidden observations (valid, not seen), one by one.
+
+    Args:
+        vae: the model.
+        name: modality.
+        batch: a batch with `H` hidden observations among its pixels.
+        posteriors: posterior of every process and of ``"static"``, by site name.
+        shared: global latents by site name.
+        draws: number of draws `D`.
+
+    Returns:
+        `[D, H, C]` means and `[H, C]` observations, in the units of the likelihood.
+    """
+    observed = batch.modalities[name]
+    hidden = observed.mask(batch.pixels, "valid") & ~observed.mask(batch.pixels)
+    pixel, date = hidden.nonzero(as_tuple=True)
+    union = observed.index[date]
+    # One hidden observation is one "date" of one "pixel": everything is [draw, hidden, 1] here.
+    drawn = {
+        process: posteriors[process].rsample((draws,))[:, pixel, :, union].movedim(0, 1).unsqueeze(-1)
+        for process in ("dynamic", f"residual_{name}")
+        if process in posteriors
+    }
+    latents = Latents.of(drawn | {"static": posteriors["static"].rsample((draws,))[:, pixel]})
+    angles = {
+        k: (angle[date] if angle.dim() == 1 else angle[pixel, date]).unsqueeze(-1)
+        for k, angle in observed.angles(batch.pixels).items()
+    }
+    drivers = {k: driver[union].unsqueeze(-1) for k, driver in batch.drivers.items()}
+    coefficients = shared.get(f"{name}_coefficients")
+    mean = vae.modalities[name].expected(vae.variables(latents), angles, drivers, coefficients)
+    if name in latents.residual:
+        mean = mean + vae.residual(name, latents, shared)
+    return mean.squeeze(-2), observed.series(batch.pixels)[pixel, date]

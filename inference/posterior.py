@@ -1,0 +1,151 @@
+"""`posterior`: draws for some pixels as a DataTree that ArviZ reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+
+from inference.draws import groups, seeded
+from inference.training import Run
+from pi_vae.data import validate
+from pi_vae.data.batches import CubeTensors
+from pi_vae.variables import CATALOGUE
+
+__all__ = ["posterior"]
+
+MAX_VALUES = 2e8
+
+
+def posterior(
+    run: Run, cube: xr.DataTree, draws: int = 200, pixels: int | list[tuple[int, int]] | None = None, seed: int = 0
+) -> xr.DataTree:
+    """Posterior draws of every variable, residual and observation.
+
+    Args:
+        run: a fitted run.
+        cube: a valid cube; observations marked ``withheld`` are not used.
+        draws: number of draws.
+        pixels: which pixels: a number drawn at random, a list of (row, column), or all of them.
+        seed: of the draws and of the choice of pixels.
+
+    Returns:
+        DataTree with the groups of ArviZ: ``posterior`` (variables `(chain, draw, pixel, time)` or
+        `(chain, draw, pixel)`, residuals, global latents), ``posterior_predictive`` and ``observed_data``
+        (`(…, pixel, <modality>_time, <channel>)`), ``log_likelihood`` (`(…, pixel, <modality>_time)`),
+        ``constant_data`` (masks and geometry). Units are attributes; `row`, `column` (and `y`, `x`) locate pixels.
+
+    Raises:
+        CubeError: the cube breaks the data contract.
+        ValueError: the draws would not fit in memory, or a pixel lies outside the cube.
+    """
+    validate(cube)
+    model = run.model
+    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    rows, columns = _choose(pixels, data, seed)
+    values = draws * len(rows) * len(data.dates) * (len(model.dynamic) + sum(map(len, data.channels.values())))
+    if values > MAX_VALUES:
+        raise ValueError(
+            f"{draws} draws of {len(rows)} pixels are {values:.1e} numbers: give fewer draws or pixels=<a number>; "
+            "inference.predict makes maps of whole cubes."
+        )
+    pieces: list[xr.DataTree] = []
+    with seeded(seed):
+        for chunk in torch.arange(len(rows)).split(64):
+            batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
+            pieces.append(_tree(model, data, batch, draws, seed))
+    tree = {
+        group: xr.concat([piece[group] for piece in pieces], "pixel", data_vars="minimal", coords="minimal",
+                         compat="override", join="override")
+        for group in pieces[0]
+    }
+    location = _location(cube, data, rows, columns)
+    return xr.DataTree.from_dict({group: dataset.assign_coords(location) for group, dataset in tree.items()})
+
+
+def _tree(model, data: CubeTensors, batch, draws: int, seed: int) -> dict[str, xr.Dataset]:
+    """The groups of one chunk of pixels."""
+    parts: dict[str, dict[str, list]] = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}}
+
+    def keep(group: str, name: str, array: torch.Tensor) -> None:
+        parts[group].setdefault(name, []).append(array.cpu().numpy())
+
+    # Every chunk sees the same draws of the global latents.
+    torch.manual_seed(seed)
+    for group in groups(model, batch, draws):
+        size = len(group.latents.static)
+        for name, value in model.variables(group.latents).items():
+            keep("posterior", name, value if CATALOGUE[name].dynamic else value.squeeze(-1))
+        for site, value in group.shared.items():
+            keep("posterior", f"global_{site}", value.expand(size, *value.shape))
+        for name, observed in batch.modalities.items():
+            if name in group.latents.residual:
+                keep("posterior", f"residual_{name}", model.residual(name, group.latents, group.shared))
+            mean = model.expected(name, group.latents, batch, group.shared)
+            likelihood = model.modalities[name].likelihood(mean, group.shared[f"{name}_noise"])
+            keep("posterior_predictive", name, likelihood.sample())
+            mask = observed.mask(batch.pixels)
+            score = likelihood.log_prob(observed.series(batch.pixels)).sum(-1)
+            keep("log_likelihood", name, torch.where(mask, score, torch.nan))
+    joined = {g: {k: np.concatenate(v)[None] for k, v in arrays.items()} for g, arrays in parts.items()}
+    return _name_dimensions(model, data, batch, joined)
+
+
+def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Dataset]:
+    sample = ("chain", "draw", "pixel")
+    coords = {"time": data.times}
+    datasets = {group: {} for group in (*joined, "observed_data", "constant_data")}
+    for name, array in joined["posterior"].items():
+        if name in CATALOGUE:
+            variable = CATALOGUE[name]
+            dims = (*sample, "time") if variable.dynamic else sample
+            attrs = {"units": variable.unit, "long_name": variable.long_name}
+        elif name.startswith("residual_"):
+            modality = name.removeprefix("residual_")
+            dims = (*sample, "time", f"{modality}_channel")
+            attrs = {"units": model.modalities[modality].unit, "long_name": f"exclusive residual of {modality}"}
+        else:
+            dims, attrs = ("chain", "draw", *(f"{name}_{i}" for i in range(array.ndim - 2))), {}
+        datasets["posterior"][name] = (dims, array, attrs)
+    for name, observed in batch.modalities.items():
+        time, channel = f"{name}_time", f"{name}_channel"
+        coords |= {time: data.times[observed.index.numpy()], channel: list(data.channels[name])}
+        attrs = {"units": model.modalities[name].unit}
+        mask = observed.mask(batch.pixels).numpy()
+        series = np.where(mask[..., None], observed.series(batch.pixels).numpy(), np.nan)
+        datasets["observed_data"][name] = (("pixel", time, channel), series, attrs)
+        predictive = joined["posterior_predictive"][name]
+        datasets["posterior_predictive"][name] = ((*sample, time, channel), predictive, attrs)
+        datasets["log_likelihood"][name] = ((*sample, time), joined["log_likelihood"][name])
+        datasets["constant_data"][f"{name}_seen"] = (("pixel", time), mask)
+        for angle, degrees in observed.angles(batch.pixels).items():
+            series = degrees.expand(mask.shape).numpy()
+            datasets["constant_data"][f"{name}_{angle}"] = (("pixel", time), series, {"units": "degree"})
+    for name, series in batch.drivers.items():
+        datasets["constant_data"][name] = (("time",), series.numpy(), {"units": DRIVER_UNITS.get(name, "")})
+    used = {g: xr.Dataset(v) for g, v in datasets.items()}
+    return {g: d.assign_coords({k: (k, c) for k, c in coords.items() if k in d.dims}) for g, d in used.items()}
+
+
+DRIVER_UNITS = {"air_temperature": "K", "precipitation": "mm"}
+
+
+def _choose(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    height, width = data.shape
+    if pixels is None or isinstance(pixels, int):
+        flat = np.arange(height * width)
+        if pixels is not None and pixels < len(flat):
+            flat = np.sort(np.random.default_rng(seed).choice(flat, pixels, replace=False))
+        return torch.from_numpy(flat // width), torch.from_numpy(flat % width)
+    rows, columns = torch.tensor(pixels).reshape(-1, 2).unbind(1)
+    if ((rows < 0) | (rows >= height) | (columns < 0) | (columns >= width)).any():
+        raise ValueError(f"A pixel lies outside the cube of {height} rows and {width} columns: check pixels.")
+    return rows, columns
+
+
+def _location(cube: xr.DataTree, data: CubeTensors, rows: torch.Tensor, columns: torch.Tensor) -> dict:
+    node = cube[next(iter(data.channels))].to_dataset()
+    location = {"pixel": np.arange(len(rows)), "row": ("pixel", rows.numpy()), "column": ("pixel", columns.numpy())}
+    if not data.points and "x" in node.coords:
+        location |= {"y": ("pixel", node.y.values[rows]), "x": ("pixel", node.x.values[columns])}
+    return location

@@ -1,0 +1,203 @@
+"""`predict`: maps of every variable with its uncertainty, over a whole cube, tile by tile."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import rioxarray  # noqa: F401  (registers the .rio accessor)
+import torch
+import xarray as xr
+
+from inference.draws import groups, seeded
+from inference.training import Run
+from pi_vae import __version__
+from pi_vae.data import validate
+from pi_vae.data.batches import CubeTensors
+from pi_vae.variables import CATALOGUE
+
+__all__ = ["FLAGS", "export_geotiff", "predict"]
+
+log = logging.getLogger(__name__)
+
+STATISTICS = {"mean": "posterior mean", "sd": "posterior sd", "q05": "5 % quantile", "q95": "95 % quantile"}
+FLAGS = {"pixel_without_observation": 1, "date_without_observation": 2, "date_without_optical_observation": 4}
+UNTOUCHED = 255
+
+
+def predict(
+    run: Run, cube: xr.DataTree, store: str | Path, draws: int = 64, tile: int = 50, seed: int = 0
+) -> xr.Dataset:
+    """Write maps of every variable and residual to a zarr store.
+
+    Tiles are read with the halo that the encoder needs, so that they fit together; a store that exists is continued.
+
+    Args:
+        run: a fitted run.
+        cube: a valid cube; observations marked ``withheld`` are not used.
+        store: folder of the zarr store.
+        draws: posterior draws per pixel that the statistics are taken over.
+        tile: side of a tile in pixels.
+        seed: of the draws.
+
+    Returns:
+        The store, opened: for every variable `<name>_mean`, `_sd`, `_q05`, `_q95` with dims `(time, y, x)` or
+        `(y, x)`; for every modality `residual_<modality>_mean` and `<modality>_mean` (the reconstruction) with dims
+        `(<modality>_time, <modality>_channel, y, x)`; `flags (time, y, x)`, see its attributes. On a cube of points
+        `y` is the point and `x` has length 1.
+
+    Raises:
+        CubeError: the cube breaks the data contract.
+        ValueError: the store belongs to a cube of another shape.
+    """
+    validate(cube)
+    model, store = run.model, Path(store)
+    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    if store.exists():
+        _check_store(store, data)
+    else:
+        _template(model, cube, data, tile).to_zarr(store, compute=False, zarr_format=3, consolidated=False)
+    finished = xr.open_zarr(store, consolidated=False)["flags"]
+    with seeded(seed):
+        for rows, columns, batch in data.tiles(tile, model.encoder.radius):
+            region = {"y": rows, "x": columns}
+            if not (finished.isel(region) == UNTOUCHED).any():
+                continue
+            torch.manual_seed(seed)
+            maps = _tile(model, data, batch, draws, (rows.stop - rows.start, columns.stop - columns.start))
+            # The flags come last: they say that the tile is complete.
+            for part in (maps.drop_vars("flags"), maps[["flags"]]):
+                part.to_zarr(store, region=region, zarr_format=3, consolidated=False)
+    return xr.open_zarr(store, consolidated=False)
+
+
+def export_geotiff(maps: xr.Dataset, name: str, statistic: str, path: str | Path) -> Path:
+    """Write one statistic of one variable as a GeoTIFF, one band a date.
+
+    Args:
+        maps: what `predict` returns.
+        name: variable.
+        statistic: ``"mean"``, ``"sd"``, ``"q05"`` or ``"q95"``.
+        path: file to write.
+
+    Returns:
+        The path. Pixels without any observation are nodata (NaN).
+
+    Raises:
+        ValueError: there is no such map.
+    """
+    key = f"{name}_{statistic}"
+    if key not in maps:
+        raise ValueError(f"No map {key!r}: variables are {', '.join(v for v in CATALOGUE if f'{v}_mean' in maps)}; "
+                         f"statistics are {', '.join(STATISTICS)}.")
+    layer, flags = maps[key].load(), maps["flags"].load()
+    if "time" not in layer.dims:
+        flags = flags.isel(time=0)
+    layer = layer.where((flags & FLAGS["pixel_without_observation"]) == 0)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layer = layer.rio.write_crs(maps["spatial_ref"].attrs["crs_wkt"]).rio.write_nodata(np.nan)
+    dates = np.datetime_as_string(np.atleast_1d(layer.time.values), unit="D") if "time" in layer.dims else ["static"]
+    layer.attrs["long_name"] = tuple(f"{name} {statistic} {date}" for date in dates)
+    temporary = path.with_name(f".{path.name}")
+    layer.rio.to_raster(temporary, driver="GTiff", compress="deflate", dtype="float32")
+    temporary.replace(path)
+    return path
+
+
+def _tile(model, data: CubeTensors, batch, draws: int, shape: tuple[int, int]) -> xr.Dataset:
+    """Statistics over the draws of one tile."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    sums: dict[str, torch.Tensor] = {}
+    for group in groups(model, batch, draws):
+        for name, value in model.variables(group.latents).items():
+            kept.setdefault(name, []).append(value)
+        for name in batch.modalities:
+            mean = model.expected(name, group.latents, batch, group.shared)
+            sums[f"{name}_mean"] = sums.get(f"{name}_mean", 0) + mean.sum(0) / draws
+            if name in group.latents.residual:
+                residual = model.residual(name, group.latents, group.shared)[..., batch.modalities[name].index, :]
+                key = f"residual_{name}_mean"
+                sums[key] = sums.get(key, 0) + residual.sum(0) / draws
+    maps = {}
+    for name, values in kept.items():
+        stack = torch.cat(values)
+        low, high = torch.quantile(stack, torch.tensor([0.05, 0.95]), dim=0)
+        for statistic, array in zip(STATISTICS, (stack.mean(0), stack.std(0), low, high), strict=True):
+            maps[f"{name}_{statistic}"] = (_dims(name), _to_map(array, shape, CATALOGUE[name].dynamic))
+    for key, array in sums.items():
+        name = key.removeprefix("residual_").removesuffix("_mean")
+        dims = (f"{name}_time", f"{name}_channel", "y", "x")
+        maps[key] = (dims, array.permute(1, 2, 0).unflatten(2, shape).numpy().astype(np.float32))
+    maps["flags"] = (("time", "y", "x"), _flags(batch, len(data.dates), shape))
+    return xr.Dataset(maps)
+
+
+def _to_map(array: torch.Tensor, shape: tuple[int, int], dynamic: bool) -> np.ndarray:
+    image = array.movedim(0, -1).unflatten(-1, shape)
+    return (image if dynamic else image[0]).numpy().astype(np.float32)
+
+
+def _flags(batch, dates: int, shape: tuple[int, int]) -> np.ndarray:
+    seen = torch.zeros(len(batch.pixels), dates, dtype=torch.bool)
+    optical = torch.zeros_like(seen)
+    for name, m in batch.modalities.items():
+        seen[:, m.index] |= m.mask(batch.pixels)
+        if name.startswith("s2"):
+            optical[:, m.index] |= m.mask(batch.pixels)
+    bits = (~seen.any(1, keepdim=True), ~seen, ~optical)
+    flags = sum(bit.expand_as(seen).to(torch.uint8) * value for bit, value in zip(bits, FLAGS.values(), strict=True))
+    return flags.T.unflatten(1, shape).numpy()
+
+
+def _dims(name: str) -> tuple[str, ...]:
+    return ("time", "y", "x") if CATALOGUE[name].dynamic else ("y", "x")
+
+
+def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Dataset:
+    """The empty store: every array with its dims, chunks and metadata."""
+    import dask.array
+
+    height, width = data.shape
+    node = cube[next(iter(data.channels))].to_dataset()
+    coords = {"time": data.times}
+    coords["y"] = node.y.values if "y" in node.coords else np.arange(height)
+    coords["x"] = node.x.values if "x" in node.coords else np.arange(width)
+    sizes = {"time": len(data.dates), "y": height, "x": width}
+    for name, m in data.modalities.items():
+        coords[f"{name}_time"] = data.times[m.index.numpy()]
+        coords[f"{name}_channel"] = list(data.channels[name])
+        sizes |= {f"{name}_time": len(m.index), f"{name}_channel": len(data.channels[name])}
+
+    def empty(dims: tuple[str, ...], fill, dtype) -> dask.array.Array:
+        side = tile * tile if data.points else tile
+        chunks = tuple(side if d in ("y", "x") else sizes[d] for d in dims)
+        return dask.array.full([sizes[d] for d in dims], fill, dtype=dtype, chunks=chunks)
+
+    arrays = {}
+    for name in (*model.dynamic, *model.static):
+        variable = CATALOGUE[name]
+        for statistic, words in STATISTICS.items():
+            attrs = {"units": variable.unit, "long_name": f"{variable.long_name}, {words}"}
+            arrays[f"{name}_{statistic}"] = (_dims(name), empty(_dims(name), np.nan, np.float32), attrs)
+    for name, modality in model.modalities.items():
+        dims, attrs = (f"{name}_time", f"{name}_channel", "y", "x"), {"units": modality.unit}
+        arrays[f"{name}_mean"] = (dims, empty(dims, np.nan, np.float32), attrs)
+        if modality.residual is not None:
+            arrays[f"residual_{name}_mean"] = (dims, empty(dims, np.nan, np.float32), attrs)
+    attrs = {"flag_masks": list(FLAGS.values()), "flag_meanings": " ".join(FLAGS)}
+    arrays["flags"] = (("time", "y", "x"), empty(("time", "y", "x"), UNTOUCHED, np.uint8), attrs)
+    maps = xr.Dataset(arrays, coords, {"Conventions": "CF-1.11", "source": f"pi_vae {__version__}"})
+    if "spatial_ref" in node.coords:
+        maps = maps.assign_coords(spatial_ref=node["spatial_ref"])
+    return maps
+
+
+def _check_store(store: Path, data: CubeTensors) -> None:
+    existing = xr.open_zarr(store, consolidated=False)
+    found = {d: existing.sizes.get(d) for d in ("time", "y", "x")}
+    wanted = dict(zip(("time", "y", "x"), (len(data.dates), *data.shape), strict=True))
+    if found != wanted:
+        raise ValueError(f"The store {store} holds maps of shape {found}, the cube is {wanted}: give another folder.")
+    log.info("continuing the store %s", store)

@@ -1,0 +1,240 @@
+"""`fit`: stochastic variational inference on Lightning Fabric, with checkpoints and progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import xarray as xr
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from inference.objective import ChainRuleELBO
+from pi_vae import PhysicsVAE
+from pi_vae.data import validate
+from pi_vae.data.batches import CubeTensors
+from pi_vae.data.occlusion import occlude
+
+__all__ = ["Run", "fit", "load"]
+
+CHECKPOINT = "checkpoint.pt"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """A fitted model.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        history: loss per observation (negative, in nats) and seconds, one entry per logged step.
+        seed: seed of the fit.
+        folder: where the checkpoint lies, if one was asked for.
+    """
+
+    model: PhysicsVAE
+    history: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "loss": [], "seconds": []})
+    seed: int = 0
+    folder: Path | None = None
+
+
+def fit(
+    model: PhysicsVAE,
+    cube: xr.DataTree,
+    steps: int = 1500,
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint: str | Path | None = None,
+    patches: int = 2,
+    patch_size: int = 16,
+    learning_rate: float = 3e-3,
+    progress: bool = True,
+) -> Run:
+    """Fit a model to a cube by stochastic variational inference.
+
+    Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
+    fifth of the steps. Parts of each patch are hidden from the encoder, see `inference.objective`. Observations that
+    the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on the same machine.
+
+    Args:
+        model: model to train; changed in place.
+        cube: a cube that `pi_vae.data.validate` accepts.
+        steps: optimisation steps.
+        seed: of everything random.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        checkpoint: folder for checkpoints; a fit found there is resumed.
+        patches: patches per step.
+        patch_size: side of a patch in pixels (points: ``patches * patch_size**2`` points per step).
+        learning_rate: peak step size of Adam.
+        progress: show a progress bar.
+
+    Returns:
+        The fitted run.
+
+    Raises:
+        CubeError: the cube breaks the data contract.
+        ValueError: the cube lacks a modality or channel of the model, or has no usable observation.
+        FloatingPointError: the loss is not finite; the last good checkpoint is kept.
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
+    validate(cube)
+    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    data = data.without_empty_dates()
+    folder = _prepare(checkpoint)
+    fabric = Fabric(accelerator=device, devices=1)
+    fabric.seed_everything(seed, verbose=False)
+    generator = torch.Generator().manual_seed(seed)
+    _set_statistics(model, data)
+    optimizer = torch.optim.Adam(_parameter_groups(model, learning_rate), betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
+    run = Run(model, seed=seed, folder=folder)
+    first = _resume(run, optimizer, scheduler, generator, steps) if folder else 0
+    model.to(fabric.device).train()
+    elbo = ChainRuleELBO(model)(model.model, model.guide)
+    observations = sum(int(m.seen.sum()) * m.values.shape[2] for m in data.modalities.values())
+    count = patches * patch_size**2 if data.points else patches
+    start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
+    with _bar(progress) as bar:
+        task = bar.add_task("fit", total=steps, completed=first, elbo=math.nan, rate=0.0)
+        for step in range(first, steps):
+            model.kl_weight = min(1.0, (step + 1) / (0.2 * steps))
+            batch = data.patches(count, patch_size, generator)
+            batch = occlude(batch, generator, dates=0.1, blocks=0.15, modality=0.1).to(fabric.device)
+            loss = elbo(batch) / observations
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
+                    + (f"; the last good state is in {folder}." if folder else ".")
+                )
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            scheduler.step()
+            if step % 10 == 0 or step == steps - 1:
+                seconds = time.monotonic() - start
+                for key, value in (("step", step), ("loss", loss.item()), ("seconds", seconds)):
+                    run.history[key].append(value)
+                rate = (step + 1) * len(batch.pixels) / max(seconds, 1e-9)
+                bar.update(task, completed=step + 1, elbo=-loss.item(), rate=rate)
+            if folder and (step % 200 == 199 or step == steps - 1):
+                _save(run, optimizer, scheduler, generator, step + 1, steps)
+    model.kl_weight = 1.0
+    model.eval()
+    return run
+
+
+def load(folder: str | Path, model: PhysicsVAE) -> Run:
+    """Load a fitted run into a model built with the same settings.
+
+    Args:
+        folder: folder given to `fit` as ``checkpoint``.
+        model: a model of the same structure.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint in the folder.
+        ValueError: the checkpoint belongs to a model of another structure.
+    """
+    path = Path(folder) / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(f"No checkpoint in {folder}: fit with checkpoint={str(folder)!r} first.")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    _load_weights(model, state["model"], path)
+    model.eval()
+    return Run(model, state["history"], state["seed"], Path(folder))
+
+
+def _set_statistics(model: PhysicsVAE, data: CubeTensors) -> None:
+    for name, m in data.modalities.items():
+        values = m.values[0].transpose(0, 1)[:, m.valid[0]]
+        if values.shape[1] > 1:
+            spread = values.std(1).clamp_min(1e-3)
+            model.encoder.set_statistics(name, values.mean(1), spread)
+
+
+def _parameter_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
+    encoder = list(model.encoder.parameters())
+    names = {id(p) for p in encoder}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
+    # The global latents are few and on a log scale: they may move faster than the network's weights.
+    return [{"params": encoder, "lr": learning_rate}, {"params": others, "lr": 3 * learning_rate}]
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm = max(1, int(0.03 * steps))
+    return min(1.0, (step + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+
+def _prepare(checkpoint: str | Path | None) -> Path | None:
+    if checkpoint is None:
+        return None
+    folder = Path(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"Cannot write checkpoints to {folder}: give a folder that is writable.")
+    return folder
+
+
+def _save(run: Run, optimizer, scheduler, generator, step: int, steps: int) -> None:
+    state = {
+        "model": run.model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "generator": generator.get_state(),
+        "torch_rng": torch.get_rng_state(),
+        "step": step,
+        "steps": steps,
+        "seed": run.seed,
+        "history": run.history,
+    }
+    temporary = run.folder / (CHECKPOINT + ".part")
+    torch.save(state, temporary)
+    temporary.replace(run.folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
+
+
+def _resume(run: Run, optimizer, scheduler, generator, steps: int) -> int:
+    path = run.folder / CHECKPOINT
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["seed"] != run.seed or state["steps"] != steps:
+        raise ValueError(
+            f"{path} holds a fit with seed {state['seed']} and {state['steps']} steps, not seed {run.seed} and {steps} "
+            "steps: use the same settings to resume, or another folder."
+        )
+    _load_weights(run.model, state["model"], path)
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    generator.set_state(state["generator"])
+    torch.set_rng_state(state["torch_rng"])
+    run.history = state["history"]
+    log.info("resumed from %s at step %d", path, state["step"])
+    return state["step"]
+
+
+def _load_weights(model: PhysicsVAE, weights: dict, path: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} belongs to a model of another structure ({str(error).splitlines()[-1].strip()}): build the model "
+            "with the settings of that fit."
+        ) from error
+
+
+def _bar(enabled: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("ELBO per observation {task.fields[elbo]:.3f} nat"),
+        TextColumn("{task.fields[rate]:.0f} series/s"),
+        TimeRemainingColumn(),
+        disable=not enabled,
+    )

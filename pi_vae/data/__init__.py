@@ -1,0 +1,8 @@
+"""From files to cubes: the data contract, the sensors' converters and the sample data."""
+
+from pi_vae.data import samples
+from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, validate
+from pi_vae.data.occlusion import withhold
+from pi_vae.data.simulate import simulate
+
+__all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "samples", "simulate", "validate", "withhold"]

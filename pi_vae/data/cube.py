@@ -1,0 +1,358 @@
+"""The data contract: what a cube is, how one is opened, and what is refused.
+
+A cube is an `xarray.DataTree` with one node per modality, each with its own dates and grid:
+
+    node                        variable                  dims                    content
+    s2 | s2_10m s2_20m s2_60m   reflectance               (time, band, y, x)      float, 0-1, bands by wavelength
+                                valid                     (time, y, x)            bool, true = usable
+                                sza, vza, raa             (time[, y, x])          degree
+    s1                          backscatter               (time, pol, y, x)       float, linear power, VV VH
+                                valid                     (time, y, x)            bool
+                                incidence                 (time[, y, x])          degree
+                                orbit_pass, relative_orbit (time)                 where passes are mixed
+                                attribute calibration                             sigma0 | gamma0
+    drivers (optional)          air_temperature           (time[, y, x])          K
+                                precipitation             (time[, y, x])          mm since the previous date
+
+Points take the place of the grid with dims ``(time, band, point)``. Dates are UTC, one each, increasing. Grids carry
+``spatial_ref`` (rioxarray), the same in all nodes. `validate` refuses with one sentence: what was found, where, what to
+do. It reads one date at a time, so that a cube on disk may be larger than memory; every date is searched for NaN, while
+units and offsets are judged from an even sample of the pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import rioxarray  # noqa: F401  (registers the .rio accessor)
+import xarray as xr
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+
+from pi_vae.data import sentinel1, sentinel2
+
+__all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "validate"]
+
+log = logging.getLogger(__name__)
+
+OPTICAL_NODES = ("s2", "s2_10m", "s2_20m", "s2_60m")
+RADAR_NODES = ("s1",)
+MODALITY_NODES = OPTICAL_NODES + RADAR_NODES
+
+_SAMPLED_PIXELS = 4096  # per date: enough for percentiles, and no more to hold in memory
+_MANY_DATES = 20  # optical dates from which a mask without a single cloud is hard to believe
+
+
+class CubeError(ValueError):
+    """The cube breaks the data contract; the message says what, where and how to mend it."""
+
+
+class CubeWarning(UserWarning):
+    """The cube keeps the data contract but something in it is hard to believe."""
+
+
+def open_cube(source: str | Path | xr.DataTree, *, chunks: dict[str, int] | str | None = None) -> xr.DataTree:
+    """Open, complete and validate a cube.
+
+    Args:
+        source: a netCDF file or a zarr folder that holds the nodes of a cube as groups, the name of a sample
+            (`pi_vae.data.samples.SAMPLES`), or a cube in memory.
+        chunks: passed to xarray; ``{}`` opens lazily with dask.
+
+    Returns:
+        The cube, missing angles filled in (see `complete`).
+
+    Raises:
+        FileNotFoundError: no file, folder or sample of that name.
+        CubeError: the file cannot be read as a cube, or the cube breaks the contract.
+    """
+    if isinstance(source, xr.DataTree):
+        return validate(complete(source))
+    from pi_vae.data import samples  # samples are validated by this module, so it cannot import them at its top
+
+    path = Path(source)
+    if not path.exists():
+        if str(source) in samples.SAMPLES:
+            return samples.load(str(source))
+        raise FileNotFoundError(
+            f"No file, folder or sample named '{source}': give the path of a netCDF file or zarr folder, "
+            f"or one of the samples {', '.join(samples.SAMPLES)}."
+        )
+    engine = "zarr" if path.is_dir() else "h5netcdf"
+    try:
+        # decode_coords keeps spatial_ref a coordinate, whoever wrote the file
+        tree = xr.open_datatree(path, engine=engine, chunks=chunks, decode_coords="all")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CubeError(
+            f"Unreadable cube in '{path}' ({type(error).__name__}): give a netCDF-4 file or zarr folder "
+            "written with DataTree.to_netcdf or DataTree.to_zarr."
+        ) from error
+    return validate(complete(tree))
+
+
+def complete(cube: xr.DataTree) -> xr.DataTree:
+    """Fill in missing angles: sun from date and place, view geometry and incidence from nominal values.
+
+    Each filled variable says in its ``comment`` attribute where it comes from, and the log says it once.
+
+    Args:
+        cube: a cube; nodes that hold their angles, or that lack dates or values, are left as they are.
+
+    Returns:
+        The same cube if nothing was missing, else a new one; the input is not changed.
+
+    Raises:
+        CubeError: sun angles are missing and the node does not say where on Earth it lies.
+    """
+    filled: dict[str, xr.Dataset] = {}
+    for name, dataset in _nodes(cube, MODALITY_NODES):
+        times = dataset.coords.get("time")
+        datable = times is not None and times.dtype.kind == "M" and times.size and not times.isnull().any()
+        if not datable:
+            continue  # `validate` says what is wrong with the dates
+        new = _missing_angles(name, dataset, times.values)
+        for angle, (values, comment) in new.items():
+            long_name = sentinel2.ANGLES.get(angle, "incidence angle")
+            attrs = {"long_name": long_name, "units": "degree", "comment": comment}
+            dataset = dataset.assign({angle: ("time", values, attrs)})
+            log.info("Node '%s' has no %s (%s): %s.", name, angle, long_name, comment)
+        if new:
+            filled[name] = dataset
+    if not filled:
+        return cube
+    cube = cube.copy()
+    for name, dataset in filled.items():
+        cube[name].dataset = dataset
+    return cube
+
+
+def validate(cube: xr.DataTree) -> xr.DataTree:
+    """Check a cube against the contract.
+
+    Args:
+        cube: a cube, see the head of this module.
+
+    Returns:
+        The same cube, unchanged.
+
+    Raises:
+        CubeError: the first breach found, in one sentence: what, where (node, variable, index) and how to mend it.
+
+    Warns:
+        CubeWarning: the contract is kept but a mask is suspiciously perfect.
+    """
+    if not isinstance(cube, xr.DataTree):
+        raise CubeError(
+            f"A {type(cube).__name__} in place of a cube: give an xarray.DataTree with a node "
+            f"per modality ({', '.join(MODALITY_NODES)}), built with DataTree.from_dict."
+        )
+    nodes = dict(_nodes(cube, MODALITY_NODES))
+    if not nodes:
+        found = ", ".join(f"'{name}'" for name in cube.children) or "none"
+        raise CubeError(f"No modality among the nodes of the cube ({found}): name nodes {', '.join(MODALITY_NODES)}.")
+    for name, dataset in nodes.items():
+        values, channel, angles, judge = (
+            ("reflectance", "band", tuple(sentinel2.ANGLES), sentinel2.faults)
+            if name in OPTICAL_NODES
+            else ("backscatter", "pol", ("incidence",), sentinel1.faults)
+        )
+        _raise_first(_layout_faults(name, dataset, values, channel, angles))
+        _raise_first(_time_faults(name, dataset))
+        seen, usable = _read(name, dataset, values, channel)
+        _raise_first(judge(name, dataset, seen))
+        if name in OPTICAL_NODES and usable == 1.0 and dataset.sizes["time"] >= _MANY_DATES:
+            warnings.warn(
+                f"All pixels of all {dataset.sizes['time']} dates usable in node '{name}', variable 'valid': "
+                "no optical series is that clear, so check that clouds and shadows are masked.",
+                CubeWarning,
+                stacklevel=2,
+            )
+    for name, dataset in _nodes(cube, ("drivers",)):
+        _raise_first(_time_faults(name, dataset))
+        _raise_first(_driver_faults(dataset))
+    _raise_first(_place_faults(nodes))
+    return cube
+
+
+def _raise_first(faults: Iterator[str]) -> None:
+    for sentence in faults:
+        raise CubeError(sentence)
+
+
+def _nodes(cube: xr.DataTree, names: tuple[str, ...]) -> Iterator[tuple[str, xr.Dataset]]:
+    return ((name, cube[name].to_dataset()) for name in names if name in cube.children)
+
+
+def _missing_angles(name: str, dataset: xr.Dataset, times: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
+    """Angles the node lacks: name -> (`[time]` degrees, where they come from)."""
+    new: dict[str, tuple[np.ndarray, str]] = {}
+    nominal = (
+        {"vza": sentinel2.NOMINAL_VZA, "raa": sentinel2.NOMINAL_RAA}
+        if name in OPTICAL_NODES
+        else {"incidence": sentinel1.NOMINAL_INCIDENCE}
+    )
+    if name in OPTICAL_NODES and "sza" not in dataset:
+        zenith, _ = sentinel2.sun_angles(times, *_centre(name, dataset))
+        new["sza"] = (zenith, "computed with pvlib from the date and the centre of the cube")
+    for angle, value in nominal.items():
+        if angle not in dataset:
+            new[angle] = (np.full(times.size, value, np.float32), f"nominal value {value:g} degrees, not measured")
+    return new
+
+
+def _centre(name: str, dataset: xr.Dataset) -> tuple[float, float]:
+    """Longitude and latitude of the centre of the node in degrees."""
+    crs = _crs(name, dataset)
+    if crs is None or not {"x", "y"} <= set(dataset.coords):
+        raise CubeError(
+            f"Missing sun angles and no place to compute them for in node '{name}', variable 'sza': "
+            "give sza, or coordinates x and y with a CRS (dataset.rio.write_crs)."
+        )
+    to_degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    lon, lat = to_degrees.transform(float(dataset["x"].mean()), float(dataset["y"].mean()))
+    return lon, lat
+
+
+def _crs(name: str, dataset: xr.Dataset) -> CRS | None:
+    if "spatial_ref" not in dataset.variables:
+        return None
+    attrs = dataset["spatial_ref"].attrs
+    try:
+        return CRS.from_user_input(attrs.get("crs_wkt") or attrs["spatial_ref"])
+    except (CRSError, KeyError) as error:
+        raise CubeError(
+            f"Unreadable coordinate reference system in node '{name}', variable 'spatial_ref': "
+            "write it with dataset.rio.write_crs, such as 'EPSG:32631'."
+        ) from error
+
+
+def _layout_faults(name: str, dataset: xr.Dataset, values: str, channel: str, angles: tuple[str, ...]) -> Iterator[str]:
+    """Faults in the presence, dimensions and types of variables."""
+    for variable in (values, "valid", *angles):
+        if variable not in dataset.data_vars:
+            mend = "add it, or fill it in with pi_vae.data.complete" if variable in angles else "add it"
+            yield f"Missing variable in node '{name}', variable '{variable}': {mend}."
+    if "time" not in dataset.coords:
+        yield f"No dates in node '{name}', coordinate 'time': add one UTC date per observation as datetime64."
+    pixel = ("point",) if "point" in dataset[values].dims else ("y", "x")
+    allowed = {values: [("time", channel, *pixel)], "valid": [("time", *pixel)]}
+    allowed |= {angle: [("time",), ("time", *pixel)] for angle in angles}
+    for variable, choices in allowed.items():
+        if dataset[variable].dims not in choices:
+            wanted = " or ".join(f"({', '.join(dims)})" for dims in choices)
+            yield (
+                f"Dimensions ({', '.join(map(str, dataset[variable].dims))}) in node '{name}', "
+                f"variable '{variable}': rename or transpose to {wanted}."
+            )
+    for dim, size in dataset[values].sizes.items():
+        if size == 0 and dim != "time":
+            yield f"Length 0 of dimension '{dim}' in node '{name}', variable '{values}': give at least one {dim}."
+    if channel not in dataset.coords:
+        yield f"Unnamed {channel}s in node '{name}', coordinate '{channel}': name them, such as {_EXAMPLE[channel]}."
+    if dataset["valid"].dtype != bool:
+        yield (
+            f"Type {dataset['valid'].dtype} in node '{name}', variable 'valid': "
+            "convert to bool, true where an observation is usable."
+        )
+    if dataset[values].dtype.kind != "f":
+        yield (
+            f"Type {dataset[values].dtype} (raw digital numbers) in node '{name}', variable '{values}': "
+            f"convert to {_UNIT[values]} as float32."
+        )
+
+
+_EXAMPLE = {"band": "B02 B03 B04", "pol": "VV VH"}
+_UNIT = {"reflectance": "reflectance in 0-1", "backscatter": "linear power"}
+
+
+def _time_faults(name: str, dataset: xr.Dataset) -> Iterator[str]:
+    where = f"in node '{name}', coordinate 'time'"
+    if "time" not in dataset.coords or dataset.sizes.get("time", 0) == 0:
+        yield f"No dates {where}: give at least one observation, or leave the node out."
+        return
+    times = dataset["time"].values
+    if times.dtype.kind != "M":
+        yield f"Type {times.dtype} {where}: give UTC dates as datetime64 without a time zone."
+        return
+    if np.isnat(times).any():
+        yield f"NaT {where}, index {int(np.argmax(np.isnat(times)))}: drop the observation or give its date."
+        return
+    step = np.diff(times).astype("timedelta64[ns]").astype(np.int64)
+    if (step < 0).any():
+        yield f"Unsorted dates {where}, index {int(np.argmax(step < 0)) + 1}: sort with sortby('time')."
+    elif (step == 0).any():
+        index = int(np.argmax(step == 0)) + 1
+        yield f"Duplicate date {times[index]} {where}, index {index}: merge or drop the second observation."
+
+
+def _read(name: str, dataset: xr.Dataset, values: str, channel: str) -> tuple[np.ndarray, float]:
+    """Read the node once, date by date, and refuse NaN that is valid and a mask without a usable pixel.
+
+    Returns:
+        `[channel, sample]` values at usable pixels (NaN elsewhere), and the usable share of all pixels, 0-1.
+    """
+    seen, usable = [], []
+    for index in range(dataset.sizes["time"]):
+        valid = dataset["valid"].isel(time=index).values.ravel()
+        data = dataset[values].isel(time=index).values.reshape(dataset.sizes[channel], -1)
+        bad = np.argwhere(~np.isfinite(data) & valid)
+        if len(bad):
+            label = dataset[channel].values[bad[0, 0]]
+            pixel = np.unravel_index(bad[0, 1], dataset["valid"].shape[1:])
+            raise CubeError(
+                f"{len(bad)} values that are not finite but 'valid' in node '{name}', variable '{values}', "
+                f"{channel} {label}, index {(index, *map(int, pixel))}: set 'valid' to false there."
+            )
+        some = slice(None, None, -(-valid.size // _SAMPLED_PIXELS))
+        seen.append(np.where(valid, data, np.nan)[:, some])
+        usable.append(valid.mean())
+    if not any(usable):
+        raise CubeError(
+            f"No usable pixel at any date in node '{name}', variable 'valid': true must mean usable, "
+            "so invert the mask if it marks clouds, or leave the node out."
+        )
+    sample = np.concatenate(seen, axis=1)
+    if np.isnan(sample).all():  # a few usable pixels that the even sample missed
+        data = dataset[values].where(dataset["valid"]).transpose(channel, ...).values
+        sample = data.reshape(dataset.sizes[channel], -1)
+    return sample, float(np.mean(usable))
+
+
+def _driver_faults(dataset: xr.Dataset) -> Iterator[str]:
+    for name, variable in dataset.data_vars.items():
+        where = f"in node 'drivers', variable '{name}'"
+        if variable.dims not in (("time",), ("time", "y", "x"), ("time", "point")):
+            yield f"Dimensions {variable.dims} {where}: rename or transpose to (time), (time, y, x) or (time, point)."
+            continue
+        bad = np.argwhere(~np.isfinite(variable.values))
+        if len(bad):
+            yield f"NaN {where}, index {tuple(bad[0].tolist())}: drivers need every date, so fill it or drop the date."
+        elif name == "air_temperature" and np.median(variable) < 150:
+            yield f"Median {float(np.median(variable)):.1f} (degrees Celsius) {where}: add 273.15 to get kelvin."
+        elif name == "precipitation" and variable.min() < 0:
+            yield f"Negative value {float(variable.min()):.3g} {where}: give the sum since the previous date in mm."
+
+
+def _place_faults(nodes: dict[str, xr.Dataset]) -> Iterator[str]:
+    """Faults between nodes: mixed reference systems, points beside grids."""
+    first, *others = nodes
+    for name in others:
+        pointwise = ["point" in nodes[node].dims for node in (first, name)]
+        if pointwise[0] != pointwise[1]:
+            yield f"Points beside a grid in nodes '{first}' and '{name}', dimension 'point': give both the same form."
+        if all(pointwise) and nodes[first].sizes["point"] != nodes[name].sizes["point"]:
+            yield (
+                f"Different numbers of points in nodes '{first}' ({nodes[first].sizes['point']}) and "
+                f"'{name}' ({nodes[name].sizes['point']}), dimension 'point': give the same points in the same order."
+            )
+        systems = [_crs(node, nodes[node]) for node in (first, name)]
+        if systems[0] != systems[1]:
+            codes = [system.to_string() if system else "none" for system in systems]
+            yield (
+                f"Mixed coordinate reference systems {codes[0]} and {codes[1]} in nodes '{first}' and '{name}', "
+                "variable 'spatial_ref': reproject to one of them (dataset.rio.reproject) or split the cube by zone."
+            )

@@ -1,0 +1,152 @@
+"""Modalities: an observation operator, its likelihood, its coefficients and its exclusive residual, in one place.
+
+A new sensor is a subclass with an operator and a likelihood, and catalogue entries for its variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pi_vae.physics import Prosail, WaterCloud
+from pi_vae.priors import GlobalLatents
+from pi_vae.residual import Residual
+
+__all__ = ["Modality", "Optical", "Radar"]
+
+S2_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+
+
+class Modality(nn.Module):
+    """What every modality offers the model.
+
+    Args:
+        operator: forward model, ``operator(variables, geometry) -> [..., C]``, with ``variables`` names.
+        channels: names of its `C` bands or polarisations.
+        geometry: names of the angles it reads.
+        coefficients: global latents of the operator: name -> prior median.
+        noise: prior median of the noise scale of each channel, in the units of the likelihood.
+        residual: exclusive residual, or none.
+        degrees_of_freedom: of the Student-t likelihood.
+    """
+
+    unit = "1"
+
+    def __init__(
+        self,
+        operator: nn.Module,
+        channels: Sequence[str],
+        geometry: Sequence[str],
+        coefficients: Mapping[str, float],
+        noise: float,
+        residual: Residual | None,
+        degrees_of_freedom: float,
+    ) -> None:
+        super().__init__()
+        self.operator, self.residual = operator, residual
+        self.channels, self.angles = tuple(channels), tuple(geometry)
+        self.variables: tuple[str, ...] = tuple(operator.variables)
+        self.coefficient_names = tuple(coefficients)
+        self.coefficients = GlobalLatents(list(coefficients.values()), 0.5) if coefficients else None
+        self.noise = GlobalLatents([noise] * len(self.channels), 0.7)
+        self.degrees_of_freedom = degrees_of_freedom
+        self.laws = nn.ModuleList()
+
+    def expected(
+        self,
+        variables: Mapping[str, Tensor],
+        geometry: Mapping[str, Tensor],
+        drivers: Mapping[str, Tensor],
+        coefficients: Tensor | None,
+    ) -> Tensor:
+        """What physics and the laws found say the sensor sees, without residual.
+
+        Args:
+            variables: name -> `[..., T]` physical values.
+            geometry: angle -> `[T]` or `[..., T]` degrees.
+            drivers: name -> `[T]` weather, for laws.
+            coefficients: `[G]` coefficients of the operator.
+
+        Returns:
+            `[..., T, C]` in the units of the likelihood.
+        """
+        named = dict(variables)
+        if coefficients is not None:
+            named.update(zip(self.coefficient_names, coefficients.unbind(-1), strict=True))
+        signal = self.to_likelihood(self.operator(named, geometry))
+        for law in self.laws:
+            signal = signal + law({**variables, **geometry, **drivers})
+        return signal
+
+    def to_likelihood(self, signal: Tensor) -> Tensor:
+        """Operator output -> units of the likelihood."""
+        return signal
+
+    def likelihood(self, mean: Tensor, noise: Tensor) -> dist.TorchDistribution:
+        """Student-t around the mean, so that an outlier does not bend the fit; batch shape `[..., C]`."""
+        return dist.StudentT(self.degrees_of_freedom, mean, noise)
+
+
+class Optical(Modality):
+    """Sentinel-2 surface reflectance by PROSAIL; the soil darkens with the moisture that the radar sees too.
+
+    Args:
+        bands: names of the bands, in the order of the cube.
+        sensor: ``"S2A"`` or ``"S2B"``.
+        nodes: wavelengths per band of the reduced quadrature; ``None`` is exact and far slower.
+        residual: rank of the exclusive residual, 0 for none.
+        degrees_of_freedom: of the Student-t likelihood.
+    """
+
+    def __init__(
+        self,
+        bands: Sequence[str] = S2_BANDS,
+        sensor: str = "S2A",
+        nodes: int | None = 4,
+        residual: int = 3,
+        degrees_of_freedom: float = 4.0,
+    ) -> None:
+        bands = tuple(str(band) for band in bands)
+        super().__init__(
+            Prosail(leaf="prospect-d", sensor=sensor, bands=bands, nodes=nodes, soil="moisture"),
+            bands,
+            ("sza", "vza", "raa"),
+            {},
+            noise=0.015,
+            residual=Residual(len(bands), residual, scale=0.03) if residual else None,
+            degrees_of_freedom=degrees_of_freedom,
+        )
+
+
+class Radar(Modality):
+    """Sentinel-1 backscatter in dB by a water cloud over a rough soil.
+
+    The water-cloud coefficients are global latents; their prior medians are of the order that fits to C-band crops
+    give for a cloud described by LAI (Bousbih et al. 2017; Baghdadi et al. 2017). The noise prior, 1 dB, is what an
+    equivalent number of looks of about 19 leaves.
+
+    Args:
+        soil: scattering model of the soil, see `WaterCloud`.
+        residual: rank of the exclusive residual, 0 for none.
+        degrees_of_freedom: of the Student-t likelihood.
+    """
+
+    unit = "dB"
+
+    def __init__(self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 6.0) -> None:
+        super().__init__(
+            WaterCloud(soil=soil),
+            ("VV", "VH"),
+            ("incidence",),
+            {"a_vv": 0.03, "a_vh": 0.006, "b_vv": 0.12, "b_vh": 0.12},
+            noise=1.0,
+            residual=Residual(2, residual, scale=2.0, lengthscale=400.0) if residual else None,
+            degrees_of_freedom=degrees_of_freedom,
+        )
+
+    def to_likelihood(self, signal: Tensor) -> Tensor:
+        """Linear power -> dB."""
+        return 10 * torch.log10(signal.clamp_min(1e-6))

@@ -1,0 +1,218 @@
+r"""The generative model and its guide: one Pyro program.
+
+For every pixel, with union dates :math:`t_1 < \dots < t_T` of all modalities,
+
+.. math::
+    u_v(\cdot) &\sim GP(0, k_{\ell_v}), \quad z_v(t) = F_v^{-1}(\Phi(u_v(t)))      &&\text{dynamic variables}\\
+    s_v &\sim N(0, 1), \quad z_v = F_v^{-1}(\Phi(s_v))                             &&\text{static variables}\\
+    r_m(\cdot) &\sim GP(0, k_{\ell_m})                                             &&\text{exclusive residual of } m\\
+    y_m(t) &\sim St_\nu\big(h_m(z(t), \theta_m) + W_m r_m(t), \sigma_m\big)        &&\text{at the dates of } m
+
+with the observation operator :math:`h_m` of the modality. Global latents: lengthscales, coefficients, loadings and
+noise scales. The guide is amortised: the encoder's sites make the exact Gaussian posterior of every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pi_vae.data.batches import Batch
+from pi_vae.encoders import FusionEncoder, Sites
+from pi_vae.modality import Modality, Optical, Radar
+from pi_vae.priors import GlobalLatents, Marginals, TemporalGP
+from pi_vae.variables import CATALOGUE, lookup
+
+__all__ = ["Latents", "PhysicsVAE"]
+
+pyro.settings.set(module_local_params=True)
+
+
+@dataclass
+class Latents:
+    """Local latents of some pixels; leading dimensions are draws and pixels.
+
+    Attributes:
+        dynamic: `[..., V, T]` standard-normal latents of the dynamic variables.
+        static: `[..., S]` of the static variables.
+        residual: modality -> `[..., K, T]`.
+    """
+
+    dynamic: Tensor
+    static: Tensor
+    residual: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, drawn: Mapping[str, Tensor]) -> Latents:
+        """Latents from draws by site name: ``"dynamic"``, ``"static"``, ``"residual_<modality>"``."""
+        residual = {k.removeprefix("residual_"): r for k, r in drawn.items() if k.startswith("residual_")}
+        return cls(drawn["dynamic"], drawn["static"], residual)
+
+
+class PhysicsVAE(nn.Module):
+    """Physics-informed variational autoencoder of a multi-modal image time series.
+
+    Args:
+        modalities: name of the cube's node -> modality. Default: ``{"s2": Optical(), "s1": Radar()}``.
+        temporal: prior of the dynamic variables.
+        lengthscale: prior median of their lengthscales in days, one for all or variable -> days.
+        width: features of the encoder.
+        layers: its attention layers.
+
+    Example:
+        >>> from pi_vae import Optical, PhysicsVAE, Radar
+        >>> model = PhysicsVAE({"s2": Optical(bands=["B03", "B04", "B08"], residual=1), "s1": Radar()})
+        >>> model.dynamic
+        ('lai', 'cab', 'cw', 'cbrown', 'soil_moisture')
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Modality] | None = None,
+        temporal: TemporalGP | None = None,
+        lengthscale: float | Mapping[str, float] | None = None,
+        width: int = 64,
+        layers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.modalities = nn.ModuleDict(modalities if modalities is not None else {"s2": Optical(), "s1": Radar()})
+        needed = {name for modality in self.modalities.values() for name in modality.variables}
+        lookup(needed)
+        variables = [v for v in CATALOGUE.values() if v.name in needed]
+        self.dynamic = tuple(v.name for v in variables if v.dynamic)
+        self.static = tuple(v.name for v in variables if not v.dynamic)
+        self.dynamic_marginals, self.static_marginals = Marginals(self.dynamic), Marginals(self.static)
+        self.temporal = temporal if temporal is not None else TemporalGP()
+        days = lengthscale if lengthscale is not None else {"soil_moisture": 30.0}
+        days = days if isinstance(days, Mapping) else dict.fromkeys(self.dynamic, days)
+        self.lengthscale = GlobalLatents([days.get(name, 60.0) for name in self.dynamic], 0.5)
+        processes = {"dynamic": len(self.dynamic)}
+        processes |= {f"residual_{m}": o.residual.rank for m, o in self.modalities.items() if o.residual is not None}
+        self.encoder = FusionEncoder(
+            channels={m: len(o.channels) for m, o in self.modalities.items()},
+            geometry={m: o.angles for m, o in self.modalities.items()},
+            processes=processes,
+            static=len(self.static),
+            width=width,
+            layers=layers,
+        )
+        self.kl_weight = 1.0  # lowered by `fit` while it warms up
+
+    def model(self, batch: Batch) -> None:
+        """Generative program; observes the seen observations of the batch's pixels."""
+        n = len(batch.pixels)
+        shared = {site: pyro.sample(site, prior) for site, prior in self._globals("prior").items()}
+        with pyro.plate("pixel", n), poutine.scale(scale=batch.scale):
+            with poutine.scale(scale=self.kl_weight):
+                drawn = {
+                    process: pyro.sample(process, prior.expand([n]))
+                    for process, prior in self.processes(batch.dates, shared).items()
+                }
+                drawn["static"] = pyro.sample("static", self._standard(n))
+            latents = Latents.of(drawn)
+            for name, observed in batch.modalities.items():
+                if name not in self.modalities:
+                    continue
+                mean = self.expected(name, latents, batch, shared)
+                likelihood = self.modalities[name].likelihood(mean, shared[f"{name}_noise"])
+                mask = observed.mask(batch.pixels).unsqueeze(-1)
+                pyro.sample(name, likelihood.mask(mask).to_event(2), obs=observed.series(batch.pixels))
+
+    def guide(self, batch: Batch) -> None:
+        """Amortised posterior: encoder -> sites -> Gaussian process given the sites."""
+        shared = {site: pyro.sample(site, posterior) for site, posterior in self._globals("posterior").items()}
+        posteriors = self.posteriors(self.encoder(batch).select(batch.pixels), batch.dates, shared)
+        with pyro.plate("pixel", len(batch.pixels)), poutine.scale(scale=batch.scale * self.kl_weight):
+            for site, posterior in posteriors.items():
+                pyro.sample(site, posterior)
+
+    def posteriors(
+        self, sites: Sites, dates: Tensor, shared: Mapping[str, Tensor]
+    ) -> dict[str, dist.TorchDistribution]:
+        """Posterior of every process (event `[V, T]`) and of ``"static"`` (event `[S]`) given the sites.
+
+        Args:
+            sites: what the encoder says of the pixels.
+            dates: `[T]` union dates.
+            shared: global latents by site name (`draw_globals`).
+        """
+        posteriors = {
+            process: prior.condition(sites.mean[process], sites.precision[process])
+            for process, prior in self.processes(dates, shared).items()
+        }
+        return posteriors | {"static": dist.Normal(sites.static_mean, sites.static_scale).to_event(1)}
+
+    def processes(self, dates: Tensor, shared: Mapping[str, Tensor]) -> dict:
+        """Prior of every latent process at the dates."""
+        priors = {"dynamic": self.temporal.prior(dates, shared["lengthscale"])}
+        for name, modality in self.modalities.items():
+            if modality.residual is not None:
+                lengthscale = shared[f"{name}_lengthscale"]
+                priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale)
+        return priors
+
+    @staticmethod
+    def latents(drawn: Mapping[str, Tensor]) -> Latents:
+        """Latents from draws by site name."""
+        return Latents.of(drawn)
+
+    def variables(self, latents: Latents, index: Tensor | slice = slice(None)) -> dict[str, Tensor]:
+        """Physical values of latents.
+
+        Args:
+            latents: standard-normal latents.
+            index: which of the union dates.
+
+        Returns:
+            name -> `[..., T]` (dynamic) or `[..., 1]` (static), in the units of the catalogue.
+        """
+        dynamic = self.dynamic_marginals(latents.dynamic[..., index], dim=-2).unbind(-2)
+        static = self.static_marginals(latents.static).unbind(-1)
+        values = dict(zip(self.dynamic, dynamic, strict=True))
+        return values | {name: value.unsqueeze(-1) for name, value in zip(self.static, static, strict=True)}
+
+    def expected(
+        self, name: str, latents: Latents, batch: Batch, shared: Mapping[str, Tensor], residual: bool = True
+    ) -> Tensor:
+        """Mean of a modality's likelihood at its dates, `[..., T_m, C]`; without its residual on request."""
+        modality, observed = self.modalities[name], batch.modalities[name]
+        drivers = {k: d[observed.index] for k, d in batch.drivers.items()}
+        mean = modality.expected(
+            self.variables(latents, observed.index),
+            observed.angles(batch.pixels),
+            drivers,
+            shared.get(f"{name}_coefficients"),
+        )
+        if residual and name in latents.residual:
+            mean = mean + self.residual(name, latents, shared)[..., observed.index, :]
+        return mean
+
+    def residual(self, name: str, latents: Latents, shared: Mapping[str, Tensor]) -> Tensor:
+        """Contribution of a modality's exclusive residual at the union dates, `[..., T, C]`."""
+        return self.modalities[name].residual.contribution(latents.residual[name], shared[f"{name}_loading"])
+
+    def draw_globals(self, which: str = "posterior") -> dict[str, Tensor]:
+        """One draw of the global latents from their ``"posterior"`` or ``"prior"``, by site name."""
+        return {site: distribution.rsample() for site, distribution in self._globals(which).items()}
+
+    def _globals(self, which: str) -> dict[str, dist.TorchDistribution]:
+        """Prior or posterior of every global site."""
+        sites = {"lengthscale": getattr(self.lengthscale, which)()}
+        for name, modality in self.modalities.items():
+            sites[f"{name}_noise"] = getattr(modality.noise, which)()
+            if modality.coefficients is not None:
+                sites[f"{name}_coefficients"] = getattr(modality.coefficients, which)()
+            if modality.residual is not None:
+                sites[f"{name}_lengthscale"] = getattr(modality.residual.lengthscale, which)()
+                sites[f"{name}_loading"] = getattr(modality.residual, f"loading_{which}")()
+        return sites
+
+    def _standard(self, n: int) -> dist.TorchDistribution:
+        zero = torch.zeros(n, len(self.static), device=self.static_marginals.low.device)
+        return dist.Normal(zero, 1.0).to_event(1)

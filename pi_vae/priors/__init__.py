@@ -1,0 +1,7 @@
+"""Priors: marginals of the physical variables, their course in time, and global latents."""
+
+from pi_vae.priors.global_latents import GlobalLatents
+from pi_vae.priors.marginals import Marginals
+from pi_vae.priors.temporal import GaussianProcess, SitePosterior, TemporalGP
+
+__all__ = ["GaussianProcess", "GlobalLatents", "Marginals", "SitePosterior", "TemporalGP"]

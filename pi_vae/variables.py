@@ -1,0 +1,92 @@
+"""The catalogue of physical variables: what the latents mean, in which unit, on which support, with which prior.
+
+Every latent of the model is one of these variables. A prior is a normal distribution truncated to the support
+(``prior="normal"``) or uniform on it (``prior="uniform"``); `pi_vae.priors.marginals` maps it from a standard normal.
+A *dynamic* variable has one value per pixel and date, a *static* one a value per pixel. ``seen_by`` lists the
+modalities whose operator reads the variable; one that both read is *common* and carries information between sensors.
+
+Sources
+    ATBD: Weiss, Baret & Jay (2020), S2ToolBox Level 2 products, version 2.1, table of input variables.
+    Feret: Feret et al. (2017), PROSPECT-D, Remote Sensing of Environment 193, 204-215, table 1 (measured ranges).
+    Oh: Oh (2004), IEEE Geoscience and Remote Sensing Letters 1, 309-313 (range of validity).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["CATALOGUE", "Variable", "lookup"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A physical quantity with unit, support and prior.
+
+    Attributes:
+        name: key used in code, file names and coordinates.
+        symbol: how it is written in formulas and on axes (mathtext).
+        unit: unit, ``"1"`` where there is none.
+        low, high: support; a value can approach but not leave it.
+        loc, scale: mean and sd of the normal before truncation (unused for a uniform prior).
+        prior: ``"normal"`` (truncated to the support) or ``"uniform"``.
+        dynamic: one value per pixel and date if true, else one value per pixel.
+        seen_by: modalities whose operator reads it.
+        long_name: for axes and metadata.
+        source: where support and prior come from.
+    """
+
+    name: str
+    symbol: str
+    unit: str
+    low: float
+    high: float
+    loc: float
+    scale: float
+    dynamic: bool
+    seen_by: tuple[str, ...]
+    long_name: str
+    source: str
+    prior: str = "normal"
+
+    @property
+    def common(self) -> bool:
+        """Whether more than one modality reads the variable."""
+        return len(self.seen_by) > 1
+
+
+_S2, _S1, _BOTH = ("s2",), ("s1",), ("s2", "s1")
+
+CATALOGUE: dict[str, Variable] = {
+    v.name: v
+    for v in (
+        Variable("lai", "LAI", "m2 m-2", 0.0, 12.0, 2.0, 3.0, True, _BOTH, "leaf area index", "ATBD (0-15)"),
+        Variable("cab", "C_{ab}", "ug cm-2", 5.0, 90.0, 45.0, 30.0, True, _S2, "leaf chlorophyll a+b", "ATBD (20-90), lower for senescent leaves (Feret)"),
+        Variable("cw", "C_w", "cm", 0.002, 0.06, 0.015, 0.015, True, _S2, "leaf water thickness", "ATBD (from relative water 0.60-0.85)"),
+        Variable("cbrown", "C_{brown}", "1", 0.0, 2.0, 0.0, 0.3, True, _S2, "brown pigments", "ATBD"),
+        Variable("soil_moisture", "m_v", "m3 m-3", 0.03, 0.50, 0.20, 0.12, True, _BOTH, "soil moisture (volumetric)", "Oh (0.04-0.29), upper end of mineral soils at saturation"),
+        Variable("n", "N", "1", 1.0, 2.5, 1.5, 0.3, False, _S2, "leaf structure", "ATBD (1.2-1.8), Feret (1-2.5)"),
+        Variable("car", "C_{ar}", "ug cm-2", 1.0, 25.0, 9.0, 5.0, False, _S2, "leaf carotenoids", "Feret"),
+        Variable("cant", "C_{ant}", "ug cm-2", 0.0, 10.0, 0.0, 2.0, False, _S2, "leaf anthocyanins", "Feret"),
+        Variable("cm", "C_m", "g cm-2", 0.002, 0.02, 0.005, 0.005, False, _S2, "leaf dry matter", "ATBD (0.003-0.011), Feret (0.001-0.02)"),
+        Variable("ala", "ALA", "degree", 30.0, 80.0, 60.0, 30.0, False, _S2, "average leaf angle", "ATBD"),
+        Variable("hspot", "h", "1", 0.05, 0.6, 0.2, 0.5, False, _S2, "hot-spot parameter", "ATBD (0.1-0.5)"),
+        Variable("soil_brightness", "B_s", "1", 0.3, 2.0, 1.0, 0.5, False, _S2, "soil brightness", "ATBD (0.5-3.5 of a darker reference soil)"),
+        Variable("roughness", "s", "cm", 0.3, 5.0, 1.5, 1.0, False, _S1, "soil rms height", "Oh (0.13 < ks < 6.98)"),
+    )
+}
+
+
+def lookup(names: Iterable[str]) -> list[Variable]:
+    """Catalogue entries of the names, in the order given.
+
+    Raises:
+        ValueError: a name is not in the catalogue; the message lists the names that are.
+    """
+    names = list(names)
+    unknown = [name for name in names if name not in CATALOGUE]
+    if unknown:
+        raise ValueError(
+            f"Unknown variable {', '.join(map(repr, unknown))}: use names of the catalogue ({', '.join(CATALOGUE)})."
+        )
+    return [CATALOGUE[name] for name in names]

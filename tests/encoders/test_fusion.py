@@ -1,0 +1,123 @@
+"""What the encoder may and may not depend on."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from pi_vae.data.batches import Batch, ModalityBatch
+from pi_vae.encoders import FusionEncoder
+
+
+def _batch(side=5, patches=2):
+    torch.manual_seed(0)
+    dates = torch.tensor([18000.0, 18004.0, 18010.0, 18050.0], dtype=torch.float64)
+
+    def modality(channels, index, angles):
+        shape = (patches, len(index), side, side)
+        valid = torch.rand(shape) > 0.3
+        geometry = {a: torch.full((len(index),), 30.0) for a in angles}
+        values = torch.randn(patches, len(index), channels, side, side)
+        return ModalityBatch(values, valid, valid.clone(), torch.tensor(index), geometry)
+
+    modalities = {
+        "s2": modality(3, [0, 2, 3], ("sza", "vza", "raa")),
+        "s1": modality(2, [0, 1, 3], ("incidence",)),
+    }
+    return Batch(dates, modalities, {}, (patches, side, side), torch.arange(patches * side * side))
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return FusionEncoder(
+        {"s2": 3, "s1": 2},
+        {"s2": ("sza", "vza", "raa"), "s1": ("incidence",)},
+        {"dynamic": 4, "residual_s1": 1},
+        static=3,
+        width=16,
+    ).eval()
+
+
+def _change(batch, name, **fields):
+    modalities = dict(batch.modalities)
+    modalities[name] = dataclasses.replace(modalities[name], **fields)
+    return dataclasses.replace(batch, modalities=modalities)
+
+
+def _same(first, second, atol=0.0):
+    pairs = [(first.static_mean, second.static_mean), (first.static_scale, second.static_scale)]
+    pairs += [(getattr(first, f)[k], getattr(second, f)[k]) for f in ("mean", "precision") for k in first.mean]
+    return all(torch.allclose(a, b, atol=atol, rtol=0) for a, b in pairs)
+
+
+def test_shapes(encoder):
+    sites = encoder(_batch())
+    assert sites.mean["dynamic"].shape == (50, 4, 4) and sites.precision["residual_s1"].shape == (50, 1, 4)
+    assert sites.static_mean.shape == sites.static_scale.shape == (50, 3)
+    assert (sites.precision["dynamic"] >= 0).all() and (sites.static_scale > 0).all()
+
+
+def test_a_masked_value_has_no_influence(encoder):
+    batch = _batch()
+    m = batch.modalities["s2"]
+    poisoned = torch.where(m.seen.unsqueeze(2), m.values, torch.nan)
+    assert _same(encoder(batch), encoder(_change(batch, "s2", values=poisoned)))
+
+
+def test_a_seen_value_has_influence_on_its_neighbours_and_other_dates(encoder):
+    batch = _batch()
+    m = batch.modalities["s2"]
+    seen = torch.ones_like(m.seen)
+    batch = _change(batch, "s2", seen=seen)
+    moved = m.values.clone()
+    moved[0, 0, :, 2, 2] += 3.0
+    first, second = encoder(batch), encoder(_change(batch, "s2", values=moved))
+    change = (first.mean["dynamic"] - second.mean["dynamic"]).abs().amax(1).view(2, 5, 5, 4)
+    assert (change[0, 2, 2] > 0).all(), "all dates of the pixel"
+    assert change[0, 2, 3, 0] > 0, "a neighbour"
+    assert change[1].max() == 0, "no other patch"
+
+
+def test_a_pixel_without_observation_keeps_the_prior(encoder):
+    batch = _batch()
+    for name in ("s2", "s1"):
+        seen = batch.modalities[name].seen.clone()
+        seen[0, :, 2, 2] = False
+        batch = _change(batch, name, seen=seen)
+    sites, pixel = encoder(batch), 2 * 5 + 2
+    assert all((p[pixel] == 0).all() for p in sites.precision.values())
+    assert (sites.static_mean[pixel] == 0).all() and (sites.static_scale[pixel] == 1).all()
+
+
+def test_a_date_seen_nowhere_has_no_site_and_changes_nothing(encoder):
+    batch = _batch()
+    seen = batch.modalities["s2"].seen.clone()
+    seen[:, 1] = False  # union date 2 is optical only
+    batch = _change(batch, "s2", seen=seen)
+    sites = encoder(batch)
+    assert (sites.precision["dynamic"][..., 2] == 0).all()
+    m = batch.modalities["s2"]
+    keep = torch.tensor([0, 2])
+    geometry = {k: g[keep] for k, g in m.geometry.items()}
+    without = ModalityBatch(m.values[:, keep], m.valid[:, keep], m.seen[:, keep], m.index[keep], geometry)
+    shorter = dataclasses.replace(batch, modalities={**batch.modalities, "s2": without})
+    assert _same(sites, encoder(shorter), atol=1e-6)
+
+
+def test_order_of_modalities_and_dates_does_not_matter(encoder):
+    batch = _batch()
+    m = batch.modalities["s1"]
+    order = torch.tensor([2, 0, 1])
+    geometry = {k: g[order] for k, g in m.geometry.items()}
+    shuffled = ModalityBatch(m.values[:, order], m.valid[:, order], m.seen[:, order], m.index[order], geometry)
+    turned = dataclasses.replace(batch, modalities={"s1": shuffled, "s2": batch.modalities["s2"]})
+    assert _same(encoder(batch), encoder(turned), atol=1e-6)
+
+
+def test_one_modality_alone_is_enough(encoder):
+    batch = _batch()
+    alone = dataclasses.replace(batch, modalities={"s1": batch.modalities["s1"]})
+    sites = encoder(alone)
+    assert torch.isfinite(sites.mean["dynamic"]).all()
+    assert (sites.precision["dynamic"][..., 2] == 0).all(), "the optical-only date is unseen"
