@@ -2,10 +2,11 @@
 
     python benchmarks/fit_quadrature.py [--write] [--fit 8000] [--fresh 10000]
 
-Draws are half uniform on the supports of the catalogue and half from its priors, soils from dark to bright and dry to wet, sun
-zenith 15..75, view zenith 0..15 and relative azimuth 0..180 degrees. Prints, for every sensor, leaf model and K, the largest
-and the root mean square error over bands and draws, the worst band, and writes them to ``fit_quadrature.json``. ``--write``
-replaces the tables of ``pi_vae/physics/tables`` (and their checksums in SOURCES.md have to follow).
+Draws are half uniform on the supports of the catalogue and half from its priors, soils from dark to bright and dry to
+wet, sun zenith 15..75, view zenith 0..15 and relative azimuth 0..180 degrees. Prints, for every sensor, leaf model
+and K, the largest and the root mean square error over bands and draws, the worst band, and writes them to
+``fit_quadrature.json``. ``--write`` replaces the tables of ``pi_vae/physics/tables`` (and their checksums in
+SOURCES.md have to follow).
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ def main() -> None:
                 arrays[f"weight_{nodes}"] = rule.weight
                 found = errors(rule, truth, fresh)
                 table[f"{name}/{leaf}/{nodes}"] = found
-                print(f"{name:8}{leaf:12}{nodes:3d}{found['max']:12.2e}{found['rms']:12.2e}  {found['worst_band']}", flush=True)
+                print(
+                    f"{name:8}{leaf:12}{nodes:3d}{found['max']:12.2e}{found['rms']:12.2e}  {found['worst_band']}",
+                    flush=True,
+                )
             if args.write:
                 np.savez_compressed(TABLES / f"quadrature_{name.lower()}_{leaf}.npz", **arrays)
     args.json.write_text(json.dumps(table, indent=1))

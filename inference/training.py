@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inference.objective import ChainRuleELBO
-from pi_vae import PhysicsVAE
+from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import CubeTensors
 from pi_vae.data.occlusion import occlude
@@ -130,12 +130,12 @@ def fit(
     return run
 
 
-def load(folder: str | Path, model: PhysicsVAE) -> Run:
-    """Load a fitted run into a model built with the same settings.
+def load(folder: str | Path, model: PhysicsVAE | None = None) -> Run:
+    """Load a fitted run.
 
     Args:
         folder: folder given to `fit` as ``checkpoint``.
-        model: a model of the same structure.
+        model: a model of the same structure; needed only for modalities of your own, else it is rebuilt.
 
     Raises:
         FileNotFoundError: there is no checkpoint in the folder.
@@ -145,6 +145,7 @@ def load(folder: str | Path, model: PhysicsVAE) -> Run:
     if not path.exists():
         raise FileNotFoundError(f"No checkpoint in {folder}: fit with checkpoint={str(folder)!r} first.")
     state = torch.load(path, weights_only=True, map_location="cpu")
+    model = model if model is not None else PhysicsVAE.from_settings(state["settings"])
     _load_weights(model, state["model"], path)
     model.eval()
     return Run(model, state["history"], state["seed"], Path(folder))
@@ -183,6 +184,8 @@ def _prepare(checkpoint: str | Path | None) -> Path | None:
 
 def _save(run: Run, optimizer, scheduler, generator, step: int, steps: int) -> None:
     state = {
+        "version": __version__,
+        "settings": run.model.settings,
         "model": run.model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),

@@ -34,6 +34,7 @@ class Modality(nn.Module):
     """
 
     unit = "1"
+    settings: dict  # arguments of the constructor, so that a checkpoint can rebuild the modality
 
     def __init__(
         self,
@@ -119,6 +120,8 @@ class Optical(Modality):
             residual=Residual(len(bands), residual, scale=0.03) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
+        self.settings = {"bands": list(bands), "sensor": sensor, "nodes": nodes, "residual": residual}
+        self.settings["degrees_of_freedom"] = degrees_of_freedom
 
 
 class Radar(Modality):
@@ -146,6 +149,7 @@ class Radar(Modality):
             residual=Residual(2, residual, scale=2.0, lengthscale=400.0) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
+        self.settings = {"soil": soil, "residual": residual, "degrees_of_freedom": degrees_of_freedom}
 
     def to_likelihood(self, signal: Tensor) -> Tensor:
         """Linear power -> dB."""

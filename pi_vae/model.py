@@ -32,6 +32,7 @@ from pi_vae.variables import CATALOGUE, lookup
 __all__ = ["Latents", "PhysicsVAE"]
 
 pyro.settings.set(module_local_params=True)
+BUILT_IN = {"Optical": Optical, "Radar": Radar}
 
 
 @dataclass
@@ -103,6 +104,38 @@ class PhysicsVAE(nn.Module):
             layers=layers,
         )
         self.kl_weight = 1.0  # lowered by `fit` while it warms up
+        self._width, self._layers = width, layers
+
+    @property
+    def settings(self) -> dict:
+        """What `from_settings` needs to build a model of the same structure; plain data."""
+        return {
+            "modalities": {
+                name: {"class": type(modality).__name__, **modality.settings}
+                for name, modality in self.modalities.items()
+            },
+            "kernel": self.temporal.name,
+            "lengthscale": dict(zip(self.dynamic, self.lengthscale.prior_loc.exp().tolist(), strict=True)),
+            "width": self._width,
+            "layers": self._layers,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping) -> PhysicsVAE:
+        """Build a model from `settings`.
+
+        Raises:
+            ValueError: a modality is of a class of the user's own; such a model has to be built by the user.
+        """
+        modalities = {}
+        for name, arguments in settings["modalities"].items():
+            arguments = dict(arguments)
+            kind = arguments.pop("class")
+            if kind not in BUILT_IN:
+                raise ValueError(f"Modality {name!r} is a {kind}, which pi_vae does not know: build the model yourself.")
+            modalities[name] = BUILT_IN[kind](**arguments)
+        temporal = TemporalGP(settings["kernel"])
+        return cls(modalities, temporal, settings["lengthscale"], settings["width"], settings["layers"])
 
     def model(self, batch: Batch) -> None:
         """Generative program; observes the seen observations of the batch's pixels."""

@@ -43,16 +43,22 @@ class Residual(nn.Module):
         self.rank = rank
         self.temporal = TemporalGP(kernel)
         self.lengthscale = GlobalLatents([lengthscale] * rank, 0.7)
-        self.register_buffer("scale", torch.full((channels, rank), scale))
-        self.loading = nn.Parameter(0.05 * scale * torch.randn(channels, rank))
+        self.scale = scale
+        # In units of its prior sd, so that one step size suits reflectance and dB.
+        self.relative_loading = nn.Parameter(0.05 * torch.randn(channels, rank))
 
     def loading_prior(self) -> dist.TorchDistribution:
         """Prior of `W`, event shape `[C, K]`."""
-        return dist.Normal(torch.zeros_like(self.scale), self.scale).to_event(2)
+        return dist.Normal(torch.zeros_like(self.relative_loading), self.scale).to_event(2)
 
     def loading_posterior(self) -> dist.TorchDistribution:
         """Point estimate of `W`."""
         return dist.Delta(self.loading, event_dim=2)
+
+    @property
+    def loading(self) -> Tensor:
+        """`[C, K]` the loading `W`, in the units of the likelihood."""
+        return self.scale * self.relative_loading
 
     @staticmethod
     def contribution(latents: Tensor, loading: Tensor) -> Tensor:

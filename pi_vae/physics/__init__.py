@@ -3,10 +3,11 @@
 - `Prosail`: optical reflectance of vegetation (PROSPECT leaf, 4SAIL canopy, soil, sensor bands).
 - `WaterCloud`: radar backscatter of vegetation over rough moist soil.
 - `DoubleLogistic`: leaf area over a season.
-- `oh1992`, `oh2004`, `dubois1995`: bare soil backscatter. `mironov2009`, `hallikainen1985`, `topp1980`: soil permittivity.
+- `oh1992`, `oh2004`, `dubois1995`: bare soil backscatter. `mironov2009`, `hallikainen1985`, `topp1980`: soil
+  permittivity.
 
-Every operator maps ``(variables, geometry)``, two mappings from name to tensor ``[...]`` that broadcast together, to a tensor
-with the channel as last axis. Constants follow the dtype of the variables: float64 in, float64 out.
+Every operator maps ``(variables, geometry)``, two mappings from name to tensor ``[...]`` that broadcast together, to
+a tensor with the channel as last axis. Constants follow the dtype of the variables: float64 in, float64 out.
 """
 
 from .dielectric import hallikainen1985, mironov2009, topp1980

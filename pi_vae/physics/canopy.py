@@ -7,8 +7,8 @@ hot-spot effect of Kuusk (1991). The work is split by what depends on wavelength
 2. `hot_spot`: the joint probability of seeing sunlit leaves and sunlit soil. Angles, LAI and ``hspot``.
 3. `four_stream`: the radiative transfer itself, ``[..., wavelength]``.
 
-Leaf reflectance and transmittance enter as their sum :math:`s = \rho + \tau` and difference :math:`d = \rho - \tau`. With
-the leaf angle moment :math:`f = \overline{\cos^2\theta_l}`, extinction :math:`a` and backscatter :math:`\sigma` of
+Leaf reflectance and transmittance enter as their sum :math:`s = \rho + \tau` and difference :math:`d = \rho - \tau`.
+With the leaf angle moment :math:`f = \overline{\cos^2\theta_l}`, extinction :math:`a` and backscatter :math:`\sigma` of
 diffuse light obey :math:`a - \sigma = 1 - s` (the absorptance) and :math:`a + \sigma = 1 + f d`, hence
 :math:`m = \sqrt{(1 - s)(1 + f d)}` without a difference of nearly equal numbers: safe in float32.
 
@@ -35,9 +35,11 @@ from .leaf_angle import campbell, class_edges
 
 __all__ = ["Factors", "HotSpot", "Layer", "campbell", "four_stream", "hemispherical", "hot_spot", "layer_geometry"]
 
+
 class Layer(NamedTuple):
-    """Coefficients per unit leaf area: ``ks ko`` extinction along sun and view, ``bf`` the moment of leaf angles, ``sob sof``
-    bidirectional scattering of leaf reflectance and transmittance, ``dso`` the distance of sun and view (tangents). ``[...]``."""
+    """Coefficients per unit leaf area: ``ks ko`` extinction along sun and view, ``bf`` the moment of leaf angles,
+    ``sob sof`` bidirectional scattering of leaf reflectance and transmittance, ``dso`` the distance of sun and view
+    (tangents). ``[...]``."""
 
     ks: Tensor
     ko: Tensor
@@ -48,7 +50,8 @@ class Layer(NamedTuple):
 
 
 class HotSpot(NamedTuple):
-    """``tss too`` transmittance along sun and view, ``tsstoo`` along both, ``leaf`` = LAI times the mean of the latter over depth."""
+    """``tss too`` transmittance along sun and view, ``tsstoo`` along both, ``leaf`` = LAI times the mean of the
+    latter over depth."""
 
     tss: Tensor
     too: Tensor
@@ -57,8 +60,8 @@ class HotSpot(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Reflectance factors of canopy over soil, ``[..., wavelength]``: bidirectional ``rsot``, directional-hemispherical for
-    the sun ``rsdt``, hemispherical-directional ``rdot``, bihemispherical ``rddt``."""
+    """Reflectance factors of canopy over soil, ``[..., wavelength]``: bidirectional ``rsot``,
+    directional-hemispherical for the sun ``rsdt``, hemispherical-directional ``rdot``, bihemispherical ``rddt``."""
 
     rsot: Tensor
     rsdt: Tensor
@@ -74,7 +77,8 @@ def layer_geometry(share: Tensor, sza: Tensor, vza: Tensor, raa: Tensor) -> Laye
         sza, vza, raa: sun and view zenith (0..89) and relative azimuth, degrees, ``[...]``.
 
     Returns:
-        `Layer`; every part has the shape that its own inputs broadcast to, so static angles are not repeated over dates.
+        `Layer`; every part has the shape that its own inputs broadcast to, so static angles are not repeated over
+        dates.
     """
     classes = share.shape[-1]
     edges = class_edges(classes, share)
@@ -143,8 +147,8 @@ def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSp
 
     Args:
         lai: leaf area index, ``[...]``, >= 0.
-        hspot: leaf size over canopy height, ``[...]``, > 0. :math:`\alpha` is not capped; some 4SAIL codes stop it at 200,
-            which changes reflectance by up to 0.01 at hspot 1e-3 and nothing from 0.05 on.
+        hspot: leaf size over canopy height, ``[...]``, > 0. :math:`\alpha` is not capped; some 4SAIL codes stop it at
+            200, which changes reflectance by up to 0.01 at hspot 1e-3 and nothing from 0.05 on.
         layer: from `layer_geometry`.
         steps: depths; 20 as in 4SAIL.
 
@@ -203,11 +207,11 @@ def _transfer(
     lai = lai.unsqueeze(-1)
     s, d = rho + tau, rho - tau
 
-    # the floor keeps the square root differentiable for leaves that absorb nothing
-    absorbed = (1 - s).clamp_min(0) + 4 * torch.finfo(s.dtype).eps
+    # for leaves that absorb nothing the terms below cancel: the floor keeps square root and derivatives finite
+    absorbed = (1 - s).clamp_min(0) + max(4 * torch.finfo(s.dtype).eps, 1e-8)
     asymmetry = bf * d
-    m = torch.sqrt(absorbed * (1 + asymmetry))
     backscatter = 0.5 * (s + asymmetry)
+    m = torch.sqrt(absorbed * (absorbed + 2 * backscatter))
     sink = absorbed + backscatter + m
     r_inf = backscatter / sink  # reflectance of an infinitely deep canopy
     one_minus_r2 = 2 * m / sink

@@ -1,10 +1,11 @@
 r"""Permittivity of moist soil: what makes wet soil bright to radar.
 
-When to use which: `mironov2009` for minerals of any clay content at 1..10 GHz (default of `pi_vae.physics.radar` where a
-permittivity is needed); `hallikainen1985` where sand and clay are known, 4..6 GHz; `topp1980` to go between moisture and the
-real part alone, whatever the texture.
+When to use which: `mironov2009` for minerals of any clay content at 1..10 GHz (default of `pi_vae.physics.radar`
+where a permittivity is needed); `hallikainen1985` where sand and clay are known, 4..6 GHz; `topp1980` to go between
+moisture and the real part alone, whatever the texture.
 
-Complex permittivities are :math:`\varepsilon' + i \varepsilon''` with :math:`\varepsilon'' > 0` for loss; relative to vacuum.
+Complex permittivities are :math:`\varepsilon' + i \varepsilon''` with :math:`\varepsilon'' > 0` for loss; relative to
+vacuum.
 
 Example::
 
@@ -78,9 +79,10 @@ def mironov2009(mv: Tensor, clay: Tensor | float, frequency_ghz: float) -> Tenso
 
 
 def _debye(frequency_ghz: float, static: Tensor, relaxation: Tensor, conductivity: Tensor) -> tuple[Tensor, Tensor]:
-    """Refractive index and attenuation of a water with Debye relaxation and ohmic loss; 4.9 is the high-frequency limit."""
+    """Refractive index and attenuation of a water with Debye relaxation and ohmic loss."""
     omega = 2 * math.pi * frequency_ghz * 1e9
     x = omega * relaxation
+    # 4.9: permittivity in the limit of high frequency
     spread = (static - 4.9) / (1 + x * x)
     real, imaginary = 4.9 + spread, spread * x + conductivity / (omega * VACUUM)
     modulus = torch.hypot(real, imaginary)
@@ -129,7 +131,8 @@ def hallikainen1985(
 def topp1980_inverse(eps: Tensor) -> Tensor:
     r"""Moisture from the real permittivity (Topp et al. 1980, eq. 7).
 
-    .. math:: m_v = -5.3 \cdot 10^{-2} + 2.92 \cdot 10^{-2} \varepsilon' - 5.5 \cdot 10^{-4} \varepsilon'^2 + 4.3 \cdot 10^{-6} \varepsilon'^3
+    .. math:: m_v = -5.3 \cdot 10^{-2} + 2.92 \cdot 10^{-2} \varepsilon' - 5.5 \cdot 10^{-4} \varepsilon'^2 + 4.3
+    \cdot 10^{-6} \varepsilon'^3
 
     Args:
         eps: real permittivity, ``[...]``, 1..80.

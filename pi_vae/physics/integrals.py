@@ -1,17 +1,18 @@
 r"""Two scalar functions that radiative transfer needs and that must be exact near zero, in float32 and float64.
 
-1. The share of isotropic light absorbed by a plate of optical thickness :math:`k` (Allen et al. 1969; Jacquemoud & Baret 1990)
+1. The share of isotropic light absorbed by a plate of optical thickness :math:`k` (Allen et al. 1969; Jacquemoud &
+   Baret 1990)
 
    .. math:: 1 - \tau(k) = 1 - (1 - k) e^{-k} - k^2 E_1(k) = 1 - 2 E_3(k), \qquad \frac{d}{dk}(1 - \tau) = 2 E_2(k).
 
    It is computed as :math:`-\mathrm{expm1}(-k) + k E_2(k)`, which loses no digits where leaves are almost transparent.
 
-2. The mean of :math:`e^{-t}` over :math:`[0, x]`, :math:`\varphi(x) = (1 - e^{-x}) / x`, which removes the division by zero
-   of every integral of a product of exponentials (the J-functions of 4SAIL, the steps of the hot-spot sum).
+2. The mean of :math:`e^{-t}` over :math:`[0, x]`, :math:`\varphi(x) = (1 - e^{-x}) / x`, which removes the division
+   by zero of every integral of a product of exponentials (the J-functions of 4SAIL, the steps of the hot-spot sum).
 
-Both are ``autograd.Function`` objects: the derivatives have closed forms that cost a few operations, and differentiating
-the series and the branches instead would dominate the time of training. They support forward mode, ``torch.func.vmap``
-and second derivatives.
+Both are ``autograd.Function`` objects: the derivatives have closed forms that cost a few operations, and
+differentiating the series and the branches instead would dominate the time of training. They support forward mode,
+``torch.func.vmap``, second derivatives and ``torch.compile``.
 
 Example::
 
@@ -31,7 +32,8 @@ from torch import Tensor
 
 __all__ = ["mean_decay", "plate_absorption"]
 
-# Abramowitz & Stegun (1964), 5.1.53 (0 < k <= 1, |error| < 2e-7) and 5.1.56 (k > 1, |error| < 2e-8): enough for float32.
+# Abramowitz & Stegun (1964), 5.1.53 (0 < k <= 1, |error| < 2e-7) and 5.1.56 (k > 1, |error| < 2e-8): enough for
+# float32.
 _LOW = (-0.57721566, 0.99999193, -0.24991055, 0.05519968, -0.00976004, 0.00107857)
 _NUMERATOR = (0.2677737343, 8.6347608925, 18.0590169730, 8.5733287401, 1.0)
 _DENOMINATOR = (3.9584969228, 21.0996530827, 25.6329561486, 9.5733223454, 1.0)
@@ -49,7 +51,8 @@ def plate_absorption(k: Tensor) -> Tensor:
     Returns:
         Same shape as ``k``, in [0, 1]; absolute error below 3e-7 in float32 and 1e-11 in float64.
     """
-    return _PlateAbsorption.apply(k)[0]
+    function = _PlateAbsorption if torch.compiler.is_compiling() else _PlateAbsorptionBothModes
+    return function.apply(k)[0]
 
 
 def mean_decay(x: Tensor) -> Tensor:
@@ -61,7 +64,8 @@ def mean_decay(x: Tensor) -> Tensor:
     Returns:
         Same shape as ``x``, > 0.
     """
-    return _MeanDecay.apply(x)
+    function = _MeanDecay if torch.compiler.is_compiling() else _MeanDecayBothModes
+    return function.apply(x)
 
 
 def _horner(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
@@ -90,7 +94,8 @@ def _scaled_e1(k: Tensor, decay: Tensor) -> Tensor:
 
 
 class _PlateAbsorption(torch.autograd.Function):
-    """Returns ``1 - 2 E3`` and ``E2``; only the first carries a first derivative, the second is kept for the backward pass."""
+    """Returns ``1 - 2 E3`` and ``E2``; only the first carries a first derivative, the second is kept for the backward
+    pass."""
 
     generate_vmap_rule = True
 
@@ -106,7 +111,6 @@ class _PlateAbsorption(torch.autograd.Function):
         (k,), (_, e2) = inputs, output
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(k, e2)
-        ctx.save_for_forward(k, e2)
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, grad_e2: Tensor | None) -> Tensor | None:
@@ -117,6 +121,15 @@ class _PlateAbsorption(torch.autograd.Function):
         second = -grad_e2 * _e1_from_e2(k, e2)
         return second if first is None else first + second
 
+
+class _PlateAbsorptionBothModes(_PlateAbsorption):
+    """With forward mode, which torch.compile does not trace."""
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple) -> None:
+        _PlateAbsorption.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], output[1])
+
     @staticmethod
     def jvp(ctx, tangent: Tensor) -> tuple[Tensor, Tensor]:
         k, e2 = ctx.saved_tensors
@@ -124,7 +137,7 @@ class _PlateAbsorption(torch.autograd.Function):
 
 
 def _e1_from_e2(k: Tensor, e2: Tensor) -> Tensor:
-    """``E1 = (exp(-k) - E2) / k``; the floor keeps second derivatives finite at ``k = 0``, where E1 has a logarithmic pole."""
+    """``E1 = (exp(-k) - E2) / k``; the floor keeps second derivatives finite at ``k = 0``, E1's pole."""
     k = k.clamp_min(1e-6)
     return (torch.exp(-k) - e2) / k
 
@@ -140,11 +153,19 @@ class _MeanDecay(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
-        ctx.save_for_forward(inputs[0], output)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         return grad * _mean_decay_slope(*ctx.saved_tensors)
+
+
+class _MeanDecayBothModes(_MeanDecay):
+    """With forward mode, which torch.compile does not trace."""
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        _MeanDecay.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[0], output)
 
     @staticmethod
     def jvp(ctx, tangent: Tensor) -> Tensor:

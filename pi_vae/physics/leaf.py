@@ -1,9 +1,10 @@
 r"""PROSPECT: reflectance and transmittance of a leaf from its structure and its contents.
 
 A leaf is a pile of :math:`n` absorbing plates with rough surfaces (Allen et al. 1969; Jacquemoud & Baret 1990). The
-optical thickness of a plate is the sum of the contents times their specific absorption, :math:`k = \sum_i c_i a_i / n`, and
-its transmission for isotropic light is :math:`\tau = 2 E_3(k)`. The first plate receives light within 40 degrees of
-its normal, the others isotropic light. With :math:`r, t` of one plate and :math:`m = n - 1`, Stokes' (1862) pile is
+optical thickness of a plate is the sum of the contents times their specific absorption, :math:`k = \sum_i c_i a_i / n`,
+and its transmission for isotropic light is :math:`\tau = 2 E_3(k)`. The first plate receives light within 40
+degrees of its normal, the others isotropic light. With :math:`r, t` of one plate and :math:`m = n - 1`, Stokes'
+(1862) pile is
 
 .. math::
     T_m = \frac{1}{C + S (1 + r^2 - t^2)}, \quad R_m = 2 r S T_m, \quad
@@ -11,10 +12,11 @@ its normal, the others isotropic light. With :math:`r, t` of one plate and :math
     D^2 = (1 + r + t)(1 + r - t)(1 - r + t)(1 - r - t),
 
 where :math:`e^\beta` is Stokes' :math:`b`. In this form the limit without absorption needs no case of its own, and the
-small quantity :math:`1 - r - t = t_{12} (1 - \tau) / (1 - r_{21} \tau)` is computed without a difference: safe in float32.
+small quantity :math:`1 - r - t = t_{12} (1 - \tau) / (1 - r_{21} \tau)` is computed without a difference: safe in
+float32.
 
-Versions: ``"prospect-5"`` (Feret et al. 2008), ``"prospect-d"`` (anthocyanins; Feret et al. 2017) and ``"prospect-pro"``
-(proteins and carbon-based constituents instead of dry matter; Feret et al. 2021).
+Versions: ``"prospect-5"`` (Feret et al. 2008), ``"prospect-d"`` (anthocyanins; Feret et al. 2017) and
+``"prospect-pro"`` (proteins and carbon-based constituents instead of dry matter; Feret et al. 2021).
 
 Example::
 
@@ -83,8 +85,8 @@ class Prospect(nn.Module):
         """Directional-hemispherical reflectance and transmittance.
 
         Args:
-            variables: name -> tensor ``[...]``, broadcast together: ``n`` (>= 1), ``cab car cant`` in ug cm-2, ``cbrown``
-                unitless, ``cw`` in cm, ``cm prot cbc`` in g cm-2 (>= 0).
+            variables: name -> tensor ``[...]``, broadcast together: ``n`` (>= 1), ``cab car cant`` in ug cm-2,
+                ``cbrown`` unitless, ``cw`` in cm, ``cm prot cbc`` in g cm-2 (>= 0).
 
         Returns:
             Reflectance and transmittance, each ``[..., wavelength]`` in [0, 1], with a sum not above 1.
@@ -102,7 +104,7 @@ class Prospect(nn.Module):
         t = (ratio * t_first).clamp_min(1e-20)  # below it, 1 / t times its gradient would overflow float32
         r = torch.addcmul(r12, bounce, t)
         # the floor keeps the square root differentiable for a leaf that absorbs nothing
-        absorbed = t12 * alpha / (1 - bounce) + torch.finfo(n.dtype).eps
+        absorbed = t12 * alpha / (1 - bounce) + max(torch.finfo(n.dtype).eps, 1e-10)
         r_pile, t_pile = _pile(r, t, absorbed, n - 1)
 
         through = t_first / (1 - r_pile * r)
@@ -110,7 +112,7 @@ class Prospect(nn.Module):
 
 
 def _pile(r: Tensor, t: Tensor, absorbed: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
-    """Stokes' pile of ``layers`` (real, >= 0) plates; ``absorbed`` is ``1 - r - t``. Multiplied by ``2 exp(-m beta)``."""
+    """Stokes' pile of ``layers`` (real, >= 0) plates, ``absorbed`` = ``1 - r - t``; scaled by ``2 exp(-m beta)``."""
     difference = r - t
     loss = absorbed * (1 + difference)
     d = torch.sqrt(loss * (2 - absorbed) * (1 - difference))
@@ -126,8 +128,8 @@ def interface_transmittance(angle: float, index: np.ndarray) -> np.ndarray:
 
     .. math:: \bar t(\alpha) = \frac{1}{\sin^2 \alpha} \int_0^{\alpha} t(\theta, n) \sin 2\theta \, d\theta
 
-    with the Fresnel transmittance of unpolarised light. Stern (1964) gives a closed form; the integral is evaluated here by
-    Gauss-Legendre quadrature in :math:`\cos\theta`, to machine precision, once, when the leaf is built.
+    with the Fresnel transmittance of unpolarised light. Stern (1964) gives a closed form; the integral is evaluated
+    here by Gauss-Legendre quadrature in :math:`\cos\theta`, to machine precision, once, when the leaf is built.
 
     Args:
         angle: half-angle of the cone in degrees, (0, 90].
@@ -136,7 +138,7 @@ def interface_transmittance(angle: float, index: np.ndarray) -> np.ndarray:
     Returns:
         Transmittance in [0, 1], the shape of ``index``, float64.
     """
-    node, weight = np.polynomial.legendre.leggauss(400)
+    node, weight = np.polynomial.legendre.leggauss(64)
     low = np.cos(np.deg2rad(angle)) if angle < 90 else 0.0
     cos_in = low + (1 - low) * (node + 1) / 2
     n = np.asarray(index, dtype=np.float64)[..., None]

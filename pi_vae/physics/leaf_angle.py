@@ -3,7 +3,8 @@ r"""Leaf inclination distributions: how much of the leaf area lies in each class
 Two families, both normalised over 0..90 degrees:
 
 - `campbell`: one parameter, the mean leaf angle (ellipsoidal distribution; Campbell 1990). Use it by default.
-- `verhoef`: two parameters, ``lidf_a`` (mean slope) and ``lidf_b`` (bimodality), with :math:`|a| + |b| \le 1` (Verhoef 1998).
+- `verhoef`: two parameters, ``lidf_a`` (mean slope) and ``lidf_b`` (bimodality), with :math:`|a| + |b| \le 1`
+  (Verhoef 1998).
 
 Classes: 18 of 5 degrees by default, or the 13 of Verhoef's SAIL (eight of 10 degrees, then five of 2 degrees).
 
@@ -46,7 +47,8 @@ def campbell(ala: Tensor, classes: int = 18) -> Tensor:
 
     with :math:`a` the mean leaf angle in degrees. With :math:`u = \cos\theta`, :math:`v = \chi^2` and
     :math:`z = (1 - v) u^2 / v` its integral is :math:`u / (v + (1 - v) u^2) + u \, h(z) / v`, where
-    :math:`h(z) = \arctan(\sqrt z) / \sqrt z` is analytic through :math:`z = 0`: no case for the sphere (:math:`\chi = 1`).
+    :math:`h(z) = \arctan(\sqrt z) / \sqrt z` is analytic through :math:`z = 0`: no case for the sphere
+    (:math:`\chi = 1`).
 
     Args:
         ala: mean leaf angle, ``[...]``, degrees, 5..85.
@@ -80,7 +82,8 @@ def _arctan_ratio(z: Tensor) -> Tensor:
 def verhoef(lidf_a: Tensor, lidf_b: Tensor, classes: int = 18) -> Tensor:
     r"""Two-parameter distribution (Verhoef 1998): its cumulative :math:`F` solves
 
-    .. math:: F(\theta) = \frac{2}{\pi} (y + \theta), \qquad y = a \sin x + \tfrac{b}{2} \sin 2x, \qquad x = y + 2 \theta.
+    .. math:: F(\theta) = \frac{2}{\pi} (y + \theta), \qquad y = a \sin x + \tfrac{b}{2} \sin 2x, \qquad x = y + 2
+    \theta.
 
     Solved by fixed-point iteration; one Newton step carries the gradient (implicit function theorem).
 

@@ -3,8 +3,8 @@ r"""Prosail: what an optical sensor sees of a vegetated pixel. Leaf (PROSPECT) +
 When to use which:
 
 - ``nodes=None``: every nanometre under the responses of the bands. Exact; for reference, simulation and tests.
-- ``nodes=K``: K wavelengths per band with fitted weights (`pi_vae.physics.quadrature`). For training: some twenty times less
-  work, with an error far below sensor noise.
+- ``nodes=K``: K wavelengths per band with fitted weights (`pi_vae.physics.quadrature`). For training: some twenty
+  times less work, with an error far below sensor noise.
 
 Variables and geometry broadcast together; each part of the model is computed on the shape that its own inputs need, so
 ``[pixel, 1]`` for what is static and ``[time]`` for geometry cost less than the full ``[pixel, time]``.
@@ -59,7 +59,8 @@ class Prosail(nn.Module):
         wavelength: nanometres that `forward` evaluates.
 
     Raises:
-        ValueError: an unknown leaf model, sensor, band, soil or leaf angle model, or no stored quadrature for ``nodes``.
+        ValueError: an unknown leaf model, sensor, band, soil or leaf angle model, or no stored quadrature for
+        ``nodes``.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ class DoubleLogistic(nn.Module):
         """Leaf area index at the dates.
 
         Args:
-            variables: ``base``, ``amplitude`` (>= 0), ``start < end`` in days, ``rate_up``, ``rate_down`` (> 0) per day; each
-                ``[...]``, broadcast with ``time``: give static values as ``[pixel, 1]`` for a time axis.
+            variables: ``base``, ``amplitude`` (>= 0), ``start < end`` in days, ``rate_up``, ``rate_down`` (> 0) per
+                day; each ``[...]``, broadcast with ``time``: give static values as ``[pixel, 1]`` for a time axis.
             time: days, ``[...]``.
 
         Returns:

@@ -1,6 +1,7 @@
 r"""Reduced mode: a band value from the reflectance at a few wavelengths instead of every nanometre.
 
-For each band, K wavelengths :math:`\lambda_k` under its response and weights :math:`w_k \ge 0`, :math:`\sum_k w_k = 1`, with
+For each band, K wavelengths :math:`\lambda_k` under its response and weights :math:`w_k \ge 0`, :math:`\sum_k w_k = 1`,
+with
 
 .. math:: \sum_k w_k R(\lambda_k) \approx \sum_\lambda S(\lambda) R(\lambda)
 
@@ -9,13 +10,27 @@ for the spectra that a model can make. Because the weights sum to one the error 
 :math:`w^T G w` with :math:`G = \overline{E E^T}`, least for :math:`w = G^{-1} 1 / (1^T G^{-1} 1)` on given
 wavelengths. These are chosen greedily, then exchanged one by one until no exchange helps (Fedorov 1972).
 
-Tables for S2A and S2B with ``"prospect-d"`` and ``"prospect-5"``, K = 1..6, come from ``benchmarks/fit_quadrature.py``, which
-draws from the catalogue of variables and prints the errors. For any other sensor or leaf fit your own::
+Tables for S2A and S2B with ``"prospect-d"`` and ``"prospect-5"``, K = 1..6, come from
+``benchmarks/fit_quadrature.py``, which draws from the catalogue of variables and prints the errors. For any other
+sensor or leaf fit your own. Errors of S2A with PROSPECT-D over 10,000 fresh draws and 13 bands, in reflectance:
+
+=====  =======  =======
+K      largest  RMS
+=====  =======  =======
+1      2.5e-2   9.8e-4
+2      1.3e-3   9.2e-5
+3      4.1e-4   2.1e-5
+4      2.5e-4   8.1e-6
+5      6.7e-5   2.0e-6
+6      6.6e-5   1.1e-6
+=====  =======  =======
+
+Example::
 
     >>> from pi_vae.physics.sensors import Sensor
     >>> camera = Sensor.from_bands("camera", {"red": ([640, 660, 680], [0, 1, 0])})
     >>> tilt = torch.linspace(-1, 1, 50, dtype=torch.float64).unsqueeze(-1)
-    >>> spectra = 0.2 + tilt * torch.linspace(0, 0.1, 2101, dtype=torch.float64)  # of Prosail(...).spectrum(draws, geometry)
+    >>> spectra = 0.2 + tilt * torch.linspace(0, 0.1, 2101, dtype=torch.float64)  # or those of an operator
     >>> rule = fit_quadrature(spectra, camera, nodes=1)
     >>> rule.wavelength.tolist()  # a linear spectrum is met at the middle of the band
     [[660]]
@@ -97,7 +112,8 @@ def fit_quadrature(spectra: Tensor, sensor: Sensor, nodes: int) -> Quadrature:
     Args:
         spectra: reflectance, ``[draw, 2101]``, 400..2500 nm, float64, representative of what the operator will make.
         sensor: whose bands to approximate.
-        nodes: wavelengths per band, >= 1. Bands with fewer wavelengths under their response get that many distinct ones.
+        nodes: wavelengths per band, >= 1. Bands with fewer wavelengths under their response get that many distinct
+            ones.
 
     Returns:
         `Quadrature` of all bands of the sensor.
@@ -122,29 +138,42 @@ def fit_quadrature(spectra: Tensor, sensor: Sensor, nodes: int) -> Quadrature:
     return Quadrature(sensor.bands, torch.stack(wavelength).numpy(), torch.stack(weight).numpy())
 
 
-def _choose(gram: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Positions and weights of ``nodes`` columns with a small ``w' G w``: greedy, then exchange."""
+def _choose(gram: Tensor, nodes: int, restarts: int = 4) -> tuple[Tensor, Tensor]:
+    """Positions and weights of ``nodes`` columns with a small ``w' G w``: greedy and exchange, best of some starts."""
     everything = torch.arange(len(gram))
-    chosen = torch.empty(0, dtype=torch.long)
-    best = torch.inf
-    while len(chosen) < nodes:
-        candidates = torch.cat([chosen.expand(len(gram), -1), everything.unsqueeze(-1)], -1)
-        error = _solve(gram, candidates)[1]
-        chosen, best = candidates[error.argmin()], float(error.min())
-        improved = True
-        while improved:  # every pass lowers the error, over finitely many sets
-            improved = False
-            for place in range(len(chosen)):
-                candidates = chosen.repeat(len(gram), 1)
-                candidates[:, place] = everything
-                error = _solve(gram, candidates)[1]
-                if float(error.min()) < best * (1 - 1e-6):
-                    chosen, best, improved = candidates[error.argmin()], float(error.min()), True
-    return chosen, _solve(gram, chosen.unsqueeze(0))[0][0]
+    greedy = torch.empty(0, dtype=torch.long)
+    while len(greedy) < nodes:
+        candidates = torch.cat([greedy.expand(len(gram), -1), everything.unsqueeze(-1)], -1)
+        greedy = candidates[_solve(gram, candidates)[1].argmin()]
+        greedy, error = _exchange(gram, greedy)
+    best, least = greedy, error
+    # exchange ends in a local optimum: try other starts, the same ones every time
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(restarts):
+        start = torch.randperm(len(gram), generator=generator)[:nodes]
+        found, error = _exchange(gram, start)
+        if error < least:
+            best, least = found, error
+    return best, _solve(gram, best.unsqueeze(0))[0][0]
+
+
+def _exchange(gram: Tensor, chosen: Tensor) -> tuple[Tensor, float]:
+    """Replace one column at a time while that lowers the error."""
+    everything = torch.arange(len(gram))
+    least, improved = float(_solve(gram, chosen.unsqueeze(0))[1]), True
+    while improved:  # every pass lowers the error, over finitely many sets
+        improved = False
+        for place in range(len(chosen)):
+            candidates = chosen.repeat(len(gram), 1)
+            candidates[:, place] = everything
+            error = _solve(gram, candidates)[1]
+            if float(error.min()) < least * (1 - 1e-6):
+                chosen, least, improved = candidates[error.argmin()], float(error.min()), True
+    return chosen, least
 
 
 def _solve(gram: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
-    """Best weights ``[set, node]`` and mean square errors ``[set]``; infinite for a negative weight or a repeated column."""
+    """Best weights ``[set, node]`` and mean square errors ``[set]``; infinite for a negative weight or repetition."""
     size = sets.shape[-1]
     block = gram[sets.unsqueeze(-1), sets.unsqueeze(-2)]
     # neighbouring wavelengths are almost equal; the ridge keeps their weights from running off to opposite signs

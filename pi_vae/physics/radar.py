@@ -63,8 +63,9 @@ class WaterCloud(nn.Module):
         """Backscatter coefficient.
 
         Args:
-            variables: name -> ``[...]``, broadcast together: ``lai`` (>= 0), ``soil_moisture`` in m3 m-3, ``roughness`` (rms
-                height) in cm, ``a_vv a_vh`` (linear power per unit LAI) and ``b_vv b_vh`` (per unit LAI), >= 0.
+            variables: name -> ``[...]``, broadcast together: ``lai`` (>= 0), ``soil_moisture`` in m3 m-3,
+                ``roughness`` (rms height) in cm, ``a_vv a_vh`` (linear power per unit LAI) and ``b_vv b_vh`` (per
+                unit LAI), >= 0.
             geometry: ``incidence`` in degrees, ``[...]``.
 
         Returns:
@@ -78,8 +79,8 @@ class WaterCloud(nn.Module):
         missing += [name for name in ("incidence",) if name not in geometry]
         if missing:
             raise ValueError(
-                f"WaterCloud lacks {', '.join(map(repr, missing))}: give the variables {', '.join(names)} and the geometry "
-                "incidence."
+                f"WaterCloud lacks {', '.join(map(repr, missing))}: give the variables {', '.join(names)} "
+                "and the geometry incidence."
             )
         lai, moisture, roughness = (variables[name] for name in self.variables)
         incidence = geometry["incidence"].to(lai)

@@ -1,8 +1,8 @@
 r"""Backscatter of bare rough soil at C band and around: three semi-empirical models.
 
 When to use which: `oh2004` reads soil moisture directly and gives three polarisations (the default); `oh1992` reads a
-permittivity, so texture can enter through `pi_vae.physics.dielectric`; `dubois1995` for co-polarised channels over smooth soils
-(its cross-polarised part does not exist).
+permittivity, so texture can enter through `pi_vae.physics.dielectric`; `dubois1995` for co-polarised channels over
+smooth soils (its cross-polarised part does not exist).
 
 All return linear power (sigma nought), incidence in degrees, roughness as :math:`ks` = wavenumber times rms height.
 

@@ -3,12 +3,13 @@ r"""Spectral responses of sensors: from a spectrum at 1 nm to bands.
 A band value is the response-weighted mean of the spectrum on the 1 nm grid of 400..2500 nm,
 :math:`\sum_\lambda S_b(\lambda) R(\lambda) / \sum_\lambda S_b(\lambda)`.
 
-``"S2A"`` and ``"S2B"`` are built in (ESA, Sentinel-2 spectral response functions 3.0; bands B01 ... B08 B8A B09 ... B12 in
-that order). Any other sensor is a mapping from band name to ``(wavelength, response)``.
+``"S2A"`` and ``"S2B"`` are built in (ESA, Sentinel-2 spectral response functions 3.0; bands B01 ... B08 B8A B09 ...
+B12 in that order). Any other sensor is a mapping from band name to ``(wavelength, response)``.
 
 Example::
 
-    >>> red_nir = Sensor.from_bands("camera", {"red": ([640, 660, 680], [0, 1, 0]), "nir": ([830, 850, 870], [0, 1, 0])})
+    >>> bands = {"red": ([640, 660, 680], [0, 1, 0]), "nir": ([830, 850, 870], [0, 1, 0])}
+    >>> red_nir = Sensor.from_bands("camera", bands)
     >>> red_nir.bands
     ('red', 'nir')
     >>> load_sensor("S2A").select(["B04", "B08"]).response.shape

@@ -5,8 +5,8 @@ r"""Soil reflectance: two measured spectra, mixed by wetness and scaled by brigh
 Brightness *multiplies*, wetness *mixes*: published code passes the two in either order, and some pass the dry share
 :math:`1 - w`. With ``mode="moisture"`` the wetness follows the volumetric soil moisture :math:`\theta`: reflectance
 falls exponentially from dry to saturated soil (Lobell & Asner 2002), :math:`1 - w = e^{-c \theta}`, with a single
-:math:`c` for all wavelengths. They fitted :math:`c` by soil and wavelength; 7 per m3 m-3 (a fall to 25 % of the range at
-0.2 m3 m-3) is a value for mineral soils, and an argument.
+:math:`c` for all wavelengths. They fitted :math:`c` by soil and wavelength; 7 per m3 m-3 (a fall to 25 % of the range
+at 0.2 m3 m-3) is a value for mineral soils, and an argument.
 
 Example::
 
@@ -44,9 +44,7 @@ class Soil(nn.Module):
         ValueError: the mode is unknown.
     """
 
-    def __init__(
-        self, mode: str = "wetness", wavelength: Sequence[int] | None = None, darkening: float = 7.0
-    ) -> None:
+    def __init__(self, mode: str = "wetness", wavelength: Sequence[int] | None = None, darkening: float = 7.0) -> None:
         super().__init__()
         if mode not in ("wetness", "moisture"):
             raise ValueError(f"Unknown soil mode {mode!r}: use 'wetness' or 'moisture'.")
@@ -59,8 +57,8 @@ class Soil(nn.Module):
         self.register_buffer("wet", torch.from_numpy(table["wet"][columns]), persistent=False)
 
     def forward(self, variables: Mapping[str, Tensor]) -> Tensor:
-        """Lambertian reflectance ``[..., wavelength]`` from ``soil_brightness`` (>= 0) and the wetness (0..1) or moisture
-        (m3 m-3), ``[...]``."""
+        """Lambertian reflectance ``[..., wavelength]`` from ``soil_brightness`` (>= 0) and the wetness (0..1) or
+        moisture (m3 m-3), ``[...]``."""
         brightness, water = (variables[name] for name in self.variables)
         if self.mode == "wetness":
             dry_share = brightness * (1 - water)

@@ -1,0 +1,232 @@
+"""From posterior draws to a table: what is to be explained, by what, how well each value is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from pi_vae.variables import CATALOGUE
+
+__all__ = ["DRIVERS", "GEOMETRY", "KNOWN_INPUTS", "Table", "read_table"]
+
+log = logging.getLogger(__name__)
+
+DRIVERS = {"air_temperature": "K", "precipitation": "mm"}
+GEOMETRY = ("incidence", "sza", "vza", "raa")
+DAY_OF_YEAR = "day_of_year"
+KNOWN_INPUTS = (*CATALOGUE, *DRIVERS, *GEOMETRY, DAY_OF_YEAR)
+MIN_DRAWS, MAX_DRAWS = 20, 40
+MIN_PIXELS, MIN_DATES = 8, 4
+MAX_BLOCKS = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """Residual and candidate inputs of one modality at its dates.
+
+    Attributes:
+        modality: the target.
+        unit: unit of its residual.
+        channels: names of its `C` channels.
+        names: names of the `P` inputs.
+        units: input -> unit.
+        x: `[pixel, time, P]` posterior means of the inputs.
+        x_draws: `[draw, pixel, time, P]` draws of them.
+        y: `[pixel, time, C]` posterior mean of the residual.
+        sd: `[pixel, time, C]` its posterior sd.
+        y_draws: `[draw, pixel, time, C]` draws of it, joint with `x_draws`.
+        seen: `[pixel, time]` bool: an observation was used there and every input is known.
+        block: `[pixel]` label of the spatial block.
+        times: `[time]` dates.
+        dropped: input -> why it is not in the table.
+    """
+
+    modality: str
+    unit: str
+    channels: tuple[str, ...]
+    names: tuple[str, ...]
+    units: dict[str, str]
+    x: np.ndarray
+    x_draws: np.ndarray
+    y: np.ndarray
+    sd: np.ndarray
+    y_draws: np.ndarray
+    seen: np.ndarray
+    block: np.ndarray
+    times: np.ndarray
+    dropped: dict[str, str]
+
+    @property
+    def weights(self) -> np.ndarray:
+        r"""`[pixel, time, C]` precision of the residual, :math:`w = 1 / (\sigma^2 + \mathrm{median}\,\sigma^2)`.
+
+        The median stands for what no law explains: without it, a few sharp posteriors would decide alone.
+        """
+        floor = np.array([np.median(self.sd[..., c][self.seen] ** 2) for c in range(len(self.channels))])
+        return 1.0 / (self.sd**2 + np.maximum(floor, 1e-12))
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Input -> lowest and highest value among the rows."""
+        rows = self.x[self.seen]
+        return {name: (float(rows[:, i].min()), float(rows[:, i].max())) for i, name in enumerate(self.names)}
+
+    def rows(self, channel: int, pixels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Seen rows of a channel.
+
+        Args:
+            channel: index.
+            pixels: `[pixel]` bool, which pixels; all of them by default.
+
+        Returns:
+            inputs `[row, P]`, residual `[row]`, weights `[row]`.
+        """
+        keep = self.seen if pixels is None else self.seen & pixels[:, None]
+        return self.x[keep], self.y[..., channel][keep], self.weights[..., channel][keep]
+
+    def replace(self, **changes) -> Table:
+        """A copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = None) -> Table:
+    """Table of a modality from a posterior tree (`inference.posterior`).
+
+    Args:
+        tree: groups `posterior` and `constant_data`.
+        target: modality whose residual is to be explained.
+        inputs: names of the inputs. Default: the variables that the target sees, the weather and its geometry;
+            `day_of_year` (1–366) only on request, as a law of the calendar can not become part of an operator.
+
+    Returns:
+        The table. Inputs without variation are left out, named in the log and in `Table.dropped`.
+
+    Raises:
+        ValueError: the tree holds no residual of the target, too few draws, pixels or dates, no seen observation, an
+            input is not in the tree, or no input varies.
+    """
+    posterior, constant = _group(tree, "posterior"), _group(tree, "constant_data")
+    key = f"residual_{target}"
+    if key not in posterior:
+        known = [n.removeprefix("residual_") for n in posterior.data_vars if str(n).startswith("residual_")]
+        raise ValueError(
+            f"The posterior has no residual of modality {target!r}: choose one of {', '.join(known) or 'none'}, or build "
+            "the model with a residual for it."
+        )
+    times, channel = posterior.indexes["time"], f"{target}_channel"
+    dates = constant[f"{target}_time"].values
+    at = times.get_indexer(dates)
+    if (at < 0).any():
+        raise ValueError(f"Dates of {target} are missing from the dates of the posterior: give the tree as it came.")
+    posterior = posterior.stack(sample=("chain", "draw"), create_index=False)
+    draws, pixels = posterior.sizes["sample"], posterior.sizes["pixel"]
+    for count, least, what in ((draws, MIN_DRAWS, "draws"), (pixels, MIN_PIXELS, "pixels"),
+                               (len(dates), MIN_DATES, f"dates of {target}")):
+        if count < least:
+            raise ValueError(f"The posterior has {count} {what}: discovery needs at least {least}.")
+    residual = posterior[key].transpose("sample", "pixel", "time", channel).values[:, :, at]
+    kept = np.linspace(0, draws - 1, min(draws, MAX_DRAWS)).round().astype(int)
+    shape = (pixels, len(dates))
+
+    columns: dict[str, tuple[np.ndarray, np.ndarray, str]] = {}
+    for name in _wanted(posterior, constant, target, inputs):
+        if name in posterior:
+            dynamic = "time" in posterior[name].dims
+            values = posterior[name].transpose("sample", "pixel", *(["time"] if dynamic else [])).values
+            values = values[:, :, at] if dynamic else values[:, :, None]
+            full = np.broadcast_to(values, (draws, *shape))
+            unit = CATALOGUE[name].unit if name in CATALOGUE else posterior[name].attrs.get("units", "1")
+            columns[name] = (full.mean(0), full[kept], unit)
+            continue
+        if name == DAY_OF_YEAR:
+            values, unit = times[at].dayofyear.to_numpy(float)[None], "day"
+        elif name in DRIVERS:
+            values, unit = constant[name].sel(time=dates).values[None], DRIVERS[name]
+        else:
+            values, unit = constant[f"{target}_{name}"].transpose("pixel", f"{target}_time").values, "degree"
+        full = np.broadcast_to(values.astype(float), shape)
+        columns[name] = (full, np.broadcast_to(full, (len(kept), *shape)), unit)
+
+    seen = constant[f"{target}_seen"].transpose("pixel", f"{target}_time").values.astype(bool)
+    seen = seen & np.isfinite(residual).all((0, 3))
+    for mean, _, _ in columns.values():
+        seen = seen & np.isfinite(mean)
+    if not seen.any():
+        raise ValueError(f"No seen observation of {target} has all its inputs: check the masks and the drivers.")
+    dropped = {name: f"constant at {c[0][seen][0]:.6g}" for name, c in columns.items() if _constant(c[0][seen])}
+    for name, why in dropped.items():
+        log.info("Input %s is left out: it is %s in all rows.", name, why)
+    names = tuple(name for name in columns if name not in dropped)
+    if not names:
+        raise ValueError(f"None of the inputs of {target} varies ({', '.join(columns)}): give others.")
+    return Table(
+        modality=target,
+        unit=posterior[key].attrs.get("units", "1"),
+        channels=tuple(str(c) for c in posterior[channel].values),
+        names=names,
+        units={name: columns[name][2] for name in names},
+        x=np.stack([columns[name][0] for name in names], -1).astype(float),
+        x_draws=np.stack([columns[name][1] for name in names], -1),
+        y=residual.mean(0).astype(float),
+        sd=residual.std(0).astype(float),
+        y_draws=residual[kept],
+        seen=seen,
+        block=_blocks(constant, pixels),
+        times=dates,
+        dropped=dropped,
+    )
+
+
+def _group(tree: xr.DataTree, name: str) -> xr.Dataset:
+    if name not in tree.children:
+        raise ValueError(f"The tree has no group {name!r}: give what inference.posterior returns.")
+    return tree[name].to_dataset()
+
+
+def _wanted(posterior: xr.Dataset, constant: xr.Dataset, target: str, inputs: Sequence[str] | None) -> list[str]:
+    """Names of the inputs, each of them in the tree."""
+    there = [v for v in CATALOGUE if v in posterior]
+    there += [d for d in DRIVERS if d in constant] + [g for g in GEOMETRY if f"{target}_{g}" in constant]
+    if inputs is None:
+        return [n for n in there if n not in CATALOGUE or target in CATALOGUE[n].seen_by]
+    missing = [name for name in inputs if name not in (*there, DAY_OF_YEAR)]
+    if missing:
+        raise ValueError(
+            f"The posterior holds no input {missing[0]!r}: choose from {', '.join((*there, DAY_OF_YEAR))}."
+        )
+    return list(inputs)
+
+
+def _constant(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) <= 1e-5 * max(np.abs(values).max(), 1e-12))
+
+
+def _blocks(constant: xr.Dataset, pixels: int) -> np.ndarray:
+    """`[pixel]` labels of compact blocks of nearly equal size, by cutting the longer side again and again.
+
+    Equal sizes let blocks trade places in the null; without row and column, neighbours in the list make a block.
+    """
+    if "row" in constant.coords and "column" in constant.coords:
+        place = np.column_stack([constant.row.values, constant.column.values]).astype(float)
+    else:
+        place = np.arange(pixels, dtype=float)[:, None]
+    labels = np.zeros(pixels, dtype=int)
+
+    def cut(members: np.ndarray, first: int, count: int) -> None:
+        if count == 1:
+            labels[members] = first
+            return
+        side = int(np.ptp(place[members], axis=0).argmax())
+        members = members[np.argsort(place[members, side], kind="stable")]
+        half = count // 2
+        middle = round(len(members) * half / count)
+        cut(members[:middle], first, half)
+        cut(members[middle:], first + half, count - half)
+
+    cut(np.arange(pixels), 0, min(MAX_BLOCKS, pixels // 2))
+    return labels

@@ -1,0 +1,153 @@
+"""From candidates to a Pareto front: constants by weighted least squares, constraints checked, skill on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sympy
+from scipy.optimize import least_squares
+
+from inference.discovery.engines import Budget, Engine
+from inference.discovery.expressions import canonical, complexity, parametrise, values_of
+from inference.discovery.template import Template
+
+__all__ = ["Fitted", "Rows", "pareto_front", "refit", "skill"]
+
+WORTH = 0.002  # skill that a longer law has to add to stand on the front
+MAX_COEFFICIENTS = 8
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs `[row, input]`, target `[row]` and weights `[row]`."""
+
+    x: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+
+    def some(self, count: int, seed: int) -> Rows:
+        """At most `count` of the rows."""
+        if len(self.y) <= count:
+            return self
+        kept = np.sort(np.random.default_rng(seed).choice(len(self.y), count, replace=False))
+        return Rows(self.x[kept], self.y[kept], self.weights[kept])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A form with the coefficients that fit best.
+
+    Attributes:
+        form: in the inputs and the coefficients.
+        coefficients: name -> value.
+        complexity: see `inference.discovery.expressions.complexity`.
+        skill: on the rows it was fitted to.
+    """
+
+    form: sympy.Expr
+    coefficients: dict[str, float]
+    complexity: int
+    skill: float
+
+    @property
+    def expression(self) -> sympy.Expr:
+        """The form with its numbers."""
+        return self.form.xreplace({sympy.Symbol(k): sympy.Float(v) for k, v in self.coefficients.items()})
+
+    def inputs(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Inputs that it reads, in the order of the names."""
+        return tuple(name for name in names if self.form.has(sympy.Symbol(name)))
+
+
+def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows: Rows, steps: int = 200) -> dict:
+    r"""Coefficients :math:`\arg\min_\theta \sum_i w_i (y_i - f(x_i; \theta))^2` by Levenberg–Marquardt.
+
+    Args:
+        form: in the inputs and the coefficients.
+        start: coefficient -> value to start from.
+        names: of the inputs.
+        rows: data.
+        steps: evaluations at most.
+
+    Returns:
+        coefficient -> value; the start itself where the form is not finite there or no better one is found.
+    """
+    if not start or len(rows.y) < len(start):
+        return dict(start)
+    root = np.sqrt(rows.weights / rows.weights.mean())
+    keys = list(start)
+    # A step to where the form is not defined must look worse than staying.
+    wall = 1e3 * root * max(np.abs(rows.y).max(), 1e-6)
+
+    def misfit(theta: np.ndarray) -> np.ndarray:
+        value = root * (values_of(form, dict(zip(keys, theta, strict=True)), names, rows.x) - rows.y)
+        return np.where(np.isfinite(value), np.clip(value, -wall, wall), wall)
+
+    first = np.array([start[k] for k in keys])
+    found = least_squares(misfit, first, method="lm", x_scale="jac", max_nfev=steps * (len(keys) + 1))
+    better = np.isfinite(found.x).all() and 2 * found.cost <= (misfit(first) ** 2).sum()
+    return dict(zip(keys, map(float, found.x if better else first), strict=True))
+
+
+def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> float:
+    r"""Weighted :math:`R^2 = 1 - \sum w (y - f)^2 / \sum w (y - \bar y)^2` against a constant.
+
+    Args:
+        fitted: the law.
+        names: of the inputs.
+        rows: data it is judged on.
+        level: the constant, the weighted mean of the rows that the law was fitted to.
+
+    Returns:
+        At most 1; minus infinity where the law is not finite.
+    """
+    error = rows.y - values_of(fitted.form, fitted.coefficients, names, rows.x)
+    total = (rows.weights * (rows.y - level) ** 2).sum()
+    value = 1 - (rows.weights * error**2).sum() / max(total, 1e-300)
+    return float(value) if np.isfinite(value) else -np.inf
+
+
+def pareto_front(
+    engine: Engine, rows: Rows, names: Sequence[str], template: Template, hull: np.ndarray, seed: int, budget: Budget
+) -> list[Fitted]:
+    """Search, refit, check; keep what no shorter law fits as well.
+
+    Args:
+        engine: proposes.
+        rows: what the laws are found and fitted on.
+        names: of the inputs.
+        template: constraints; a candidate that violates one is not returned.
+        hull: `[row, input]` all rows over which the constraints are to hold.
+        seed: of the search.
+        budget: effort.
+
+    Returns:
+        Laws, the shortest first, each with more skill than those before it.
+    """
+    sample = rows.some(budget.rows, seed)
+    forms: dict[sympy.Expr, dict[str, float]] = {}
+    for candidate in engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget):
+        form, start = parametrise(canonical(candidate.expression))
+        form = template.project(form)
+        start = {k: v for k, v in start.items() if form.has(sympy.Symbol(k))}
+        length = complexity(form)
+        if length <= template.max_length and len(start) <= MAX_COEFFICIENTS and form.free_symbols - _symbols(start):
+            forms.setdefault(form, start)
+    level = float(np.average(rows.y, weights=rows.weights))
+    fits = []
+    for form, start in forms.items():
+        coefficients = refit(form, start, names, sample)
+        fitted = Fitted(form, coefficients, complexity(form), 0.0)
+        fits.append(Fitted(form, coefficients, fitted.complexity, skill(fitted, names, rows, level)))
+    front: list[Fitted] = []
+    for fitted in sorted(fits, key=lambda f: (f.complexity, -f.skill, str(f.form))):
+        best = front[-1].skill if front else 0.0
+        if fitted.skill > best + WORTH and not template.check(fitted.expression, names, hull):
+            front.append(fitted)
+    return front
+
+
+def _symbols(names: dict[str, float]) -> set[sympy.Symbol]:
+    return {sympy.Symbol(name) for name in names}

@@ -1,0 +1,204 @@
+r"""Laws inside the model: an equation found for a residual becomes a differentiable term of the expected signal.
+
+A law is text such as ``c0*exp(c1*lai)``. `parse` reads it with a grammar of its own (numbers, known names, ``+ - * / **``
+and five functions; nothing is ever executed), `evaluate` computes it on torch tensors or numpy arrays alike.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Collection, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LawTerm", "evaluate", "parse"]
+
+FUNCTIONS = {f.__name__: f for f in (sympy.exp, sympy.log, sympy.sin, sympy.cos)} | {"sqrt": sympy.sqrt}
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+MAX_CHARACTERS = 4000
+MAX_EXPONENT = 12
+
+
+class LawTerm(nn.Module):
+    r"""Contribution of a law to one channel of a modality.
+
+    .. math:: \Delta_c(t) = f\big(\mathrm{clip}(x(t)); \theta\big), \qquad \Delta_{c'}(t) = 0 \text{ for } c' \neq c
+
+    The coefficients :math:`\theta` are parameters, so that a refit may adjust them. Inputs are clipped to `limits`,
+    the range over which the law was found: beyond it the law is continued as a constant instead of extrapolated.
+
+    Args:
+        expression: the law as text, see `parse`.
+        inputs: names of the inputs that it reads.
+        channel: index of the channel it belongs to.
+        channels: number `C` of channels of the modality.
+        coefficients: name -> value of the constants that stand as names in the expression.
+        limits: input -> (low, high); inputs that are not named are not clipped.
+
+    Raises:
+        ValueError: the expression is not a law, the channel does not exist, or a name is both input and coefficient.
+
+    Example:
+        >>> term = LawTerm("c0*exp(c1*lai)", ["lai"], channel=0, channels=2, coefficients={"c0": 1.5, "c1": -0.6})
+        >>> term({"lai": torch.zeros(4, 3)}).shape
+        torch.Size([4, 3, 2])
+    """
+
+    def __init__(
+        self,
+        expression: str,
+        inputs: Sequence[str],
+        channel: int,
+        channels: int,
+        coefficients: Mapping[str, float] | None = None,
+        limits: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        super().__init__()
+        coefficients = dict(coefficients or {})
+        self.limits = {name: (float(low), float(high)) for name, (low, high) in (limits or {}).items()}
+        self.inputs, self.names = tuple(inputs), tuple(coefficients)
+        self.channel, self.channels = channel, channels
+        if not 0 <= channel < channels:
+            raise ValueError(f"Law of channel {channel} of a modality with {channels} channels: give 0 to {channels - 1}.")
+        both = sorted(set(self.inputs) & set(self.names))
+        if both:
+            raise ValueError(f"The law calls {both[0]!r} both an input and a coefficient: rename the coefficient.")
+        self.expression = parse(expression, (*self.inputs, *self.names))
+        self.coefficients = nn.Parameter(torch.tensor(list(coefficients.values()), dtype=torch.get_default_dtype()))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Evaluate the law.
+
+        Args:
+            inputs: name -> `[..., T]`, `[..., 1]` or `[T]`, in the units in which the law was found; others are ignored.
+
+        Returns:
+            `[..., T, C]` in the units of the likelihood (`T` is 1 if every input of the law is static).
+
+        Raises:
+            ValueError: an input of the law is not given.
+        """
+        missing = [name for name in self.inputs if name not in inputs]
+        if missing:
+            raise ValueError(
+                f"The law {self.expression} reads {missing[0]!r}, which the model is not given: add it to the cube "
+                "(weather belongs to the node 'drivers') or leave the law out."
+            )
+        values = {name: inputs[name] for name in self.inputs}
+        values |= {name: values[name].clamp(*limits) for name, limits in self.limits.items() if name in values}
+        named = values | dict(zip(self.names, self.coefficients.unbind(), strict=True))
+        value = torch.as_tensor(evaluate(self.expression, named, torch))
+        blank = torch.zeros_like(value)
+        return torch.stack([value if i == self.channel else blank for i in range(self.channels)], dim=-1)
+
+    @property
+    def settings(self) -> dict:
+        """What `from_settings` needs; plain data for JSON."""
+        return {
+            "expression": str(self.expression),
+            "inputs": list(self.inputs),
+            "channel": self.channel,
+            "channels": self.channels,
+            "coefficients": dict(zip(self.names, self.coefficients.tolist(), strict=True)),
+            "limits": {name: list(limits) for name, limits in self.limits.items()},
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping) -> LawTerm:
+        """Build the term that `settings` describes."""
+        return cls(**settings)
+
+
+def parse(text: str, names: Collection[str]) -> sympy.Expr:
+    """Read a law.
+
+    Args:
+        text: numbers, `names`, ``+ - * /``, ``**`` with a number as exponent, and exp, log, sqrt, sin, cos.
+        names: what may occur as inputs and coefficients.
+
+    Returns:
+        SymPy expression whose free symbols are among the names.
+
+    Raises:
+        ValueError: the text holds anything else, or is not finite.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"A law of {len(text)} characters: give at most {MAX_CHARACTERS}.")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ValueError(f"{text!r} is not an expression: write it as in 'c0*exp(c1*lai)'.") from error
+
+    def build(node: ast.expr) -> sympy.Expr:
+        match node:
+            case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+                return sympy.Integer(number) if isinstance(number, int) else sympy.Float(number)
+            case ast.Name(id=name) if name in names:
+                return sympy.Symbol(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -build(operand)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return build(operand)
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+                exponent = build(right)
+                # A number alone, and a small one: 9**9**9 would be computed at once.
+                if exponent.is_number and exponent.is_real and abs(float(exponent)) <= MAX_EXPONENT:
+                    halves = round(2 * float(exponent))
+                    same = abs(2 * float(exponent) - halves) < 1e-12
+                    return build(left) ** (sympy.Rational(halves, 2) if same else exponent)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+                return OPERATORS[type(op)](build(left), build(right))
+            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
+                value = FUNCTIONS[name](build(argument))
+                return value.evalf() if value.is_number else value
+        raise ValueError(
+            f"{ast.unparse(node)!r} cannot stand in the law {text!r}: use numbers, + - * / **, "
+            f"{', '.join(FUNCTIONS)} and the names {', '.join(sorted(names))}."
+        )
+
+    expression = build(tree)
+    if expression.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.I):
+        raise ValueError(f"The law {text!r} is {expression}: write one that is finite and real.")
+    return expression
+
+
+def evaluate(expression: sympy.Expr, values: Mapping[str, Any], module: ModuleType = torch) -> Any:
+    """Value of an expression that `parse` could have made.
+
+    Args:
+        expression: SymPy expression.
+        values: name -> tensor or array, broadcast together.
+        module: ``torch`` or ``numpy``, whose functions are used.
+
+    Returns:
+        Tensor or array of the broadcast shape; a float if the expression has no symbol.
+
+    Raises:
+        ValueError: the expression holds a function that laws do not have.
+    """
+    if expression.is_number:
+        return float(expression)
+    if expression.is_Symbol:
+        return values[expression.name]
+    parts = [evaluate(part, values, module) for part in expression.args]
+    if expression.is_Add or expression.is_Mul:
+        combine = operator.add if expression.is_Add else operator.mul
+        total = parts[0]
+        for part in parts[1:]:
+            total = combine(total, part)
+        return total
+    if expression.is_Pow:
+        base, exponent = parts
+        if exponent == 0.5:
+            return module.sqrt(base)
+        # An exponent that is an integer keeps derivatives finite at negative bases.
+        return base ** (int(exponent) if exponent == int(exponent) else exponent)
+    name = expression.func.__name__
+    if name not in FUNCTIONS:
+        raise ValueError(f"The function {name} cannot stand in a law: use {', '.join(FUNCTIONS)}.")
+    return getattr(module, name)(parts[0])
