@@ -50,9 +50,10 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     checkpoint: str | Path | None = None,
-    patches: int = 2,
-    patch_size: int = 16,
-    learning_rate: float = 3e-3,
+    patches: int = 6,
+    patch_size: int = 24,
+    pixels: int = 384,
+    learning_rate: float = 5e-3,
     progress: bool = True,
 ) -> Run:
     """Fit a model to a cube by stochastic variational inference.
@@ -69,7 +70,8 @@ def fit(
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         checkpoint: folder for checkpoints; a fit found there is resumed.
         patches: patches per step.
-        patch_size: side of a patch in pixels (points: ``patches * patch_size**2`` points per step).
+        patch_size: side of a patch in pixels.
+        pixels: pixels (or points) per step whose series are modelled, drawn from the patches.
         learning_rate: peak step size of Adam.
         progress: show a progress bar.
 
@@ -98,14 +100,14 @@ def fit(
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) * m.values.shape[2] for m in data.modalities.values())
-    count = patches * patch_size**2 if data.points else patches
+    count = pixels if data.points else patches
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
     with _bar(progress) as bar:
         task = bar.add_task("fit", total=steps, completed=first, elbo=math.nan, rate=0.0)
         for step in range(first, steps):
             model.kl_weight = min(1.0, (step + 1) / (0.2 * steps))
-            batch = data.patches(count, patch_size, generator)
-            batch = occlude(batch, generator, dates=0.1, blocks=0.15, modality=0.1).to(fabric.device)
+            batch = data.patches(count, patch_size, pixels, generator)
+            batch = occlude(batch, generator).to(fabric.device)
             loss = elbo(batch) / observations
             if not torch.isfinite(loss):
                 raise FloatingPointError(

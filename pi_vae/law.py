@@ -1,7 +1,7 @@
 r"""Laws inside the model: an equation found for a residual becomes a differentiable term of the expected signal.
 
-A law is text such as ``c0*exp(c1*lai)``. `parse` reads it with a grammar of its own (numbers, known names, ``+ - * / **``
-and five functions; nothing is ever executed), `evaluate` computes it on torch tensors or numpy arrays alike.
+A law is text such as ``c0*exp(c1*lai)``. `parse` reads it with a grammar of its own (numbers, known names,
+``+ - * / **`` and five functions; nothing is ever executed), `evaluate` computes it on torch tensors or numpy arrays.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class LawTerm(nn.Module):
         self.inputs, self.names = tuple(inputs), tuple(coefficients)
         self.channel, self.channels = channel, channels
         if not 0 <= channel < channels:
-            raise ValueError(f"Law of channel {channel} of a modality with {channels} channels: give 0 to {channels - 1}.")
+            raise ValueError(
+                f"Law of channel {channel} of a modality with {channels} channels: use 0 to {channels - 1}."
+            )
         both = sorted(set(self.inputs) & set(self.names))
         if both:
             raise ValueError(f"The law calls {both[0]!r} both an input and a coefficient: rename the coefficient.")
@@ -75,7 +77,7 @@ class LawTerm(nn.Module):
         """Evaluate the law.
 
         Args:
-            inputs: name -> `[..., T]`, `[..., 1]` or `[T]`, in the units in which the law was found; others are ignored.
+            inputs: name -> `[..., T]`, `[..., 1]` or `[T]`, in the units the law was found in; others are ignored.
 
         Returns:
             `[..., T, C]` in the units of the likelihood (`T` is 1 if every input of the law is static).

@@ -160,7 +160,7 @@ class PhysicsVAE(nn.Module):
     def guide(self, batch: Batch) -> None:
         """Amortised posterior: encoder -> sites -> Gaussian process given the sites."""
         shared = {site: pyro.sample(site, posterior) for site, posterior in self._globals("posterior").items()}
-        posteriors = self.posteriors(self.encoder(batch).select(batch.pixels), batch.dates, shared)
+        posteriors = self.posteriors(self.encoder(batch), batch.dates, shared)
         with pyro.plate("pixel", len(batch.pixels)), poutine.scale(scale=batch.scale * self.kl_weight):
             for site, posterior in posteriors.items():
                 pyro.sample(site, posterior)

@@ -45,7 +45,7 @@ class Residual(nn.Module):
         self.lengthscale = GlobalLatents([lengthscale] * rank, 0.7)
         self.scale = scale
         # In units of its prior sd, so that one step size suits reflectance and dB.
-        self.relative_loading = nn.Parameter(0.05 * torch.randn(channels, rank))
+        self.relative_loading = nn.Parameter(0.2 * nn.init.orthogonal_(torch.empty(channels, rank)))
 
     def loading_prior(self) -> dist.TorchDistribution:
         """Prior of `W`, event shape `[C, K]`."""

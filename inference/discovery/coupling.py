@@ -34,8 +34,8 @@ def couple(model: PhysicsVAE, laws: Law | Laws | Iterable[Law]) -> PhysicsVAE:
     for law in laws:
         if law.modality not in coupled.modalities:
             raise ValueError(
-                f"The law is of modality {law.modality!r}, and the model has {', '.join(coupled.modalities)}: couple it "
-                "to a model with that modality."
+                f"The law is of modality {law.modality!r}, and the model has {', '.join(coupled.modalities)}: couple "
+                "it to a model with that modality."
             )
         modality = coupled.modalities[law.modality]
         if law.channel not in modality.channels:

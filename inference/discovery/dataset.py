@@ -22,7 +22,7 @@ DAY_OF_YEAR = "day_of_year"
 KNOWN_INPUTS = (*CATALOGUE, *DRIVERS, *GEOMETRY, DAY_OF_YEAR)
 MIN_DRAWS, MAX_DRAWS = 20, 40
 MIN_PIXELS, MIN_DATES = 8, 4
-MAX_BLOCKS = 12
+MAX_BLOCKS, MAX_SEASONS = 12, 9
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Table:
         y_draws: `[draw, pixel, time, C]` draws of it, joint with `x_draws`.
         seen: `[pixel, time]` bool: an observation was used there and every input is known.
         block: `[pixel]` label of the spatial block.
+        season: `[time]` label of the stretch of consecutive dates.
         times: `[time]` dates.
         dropped: input -> why it is not in the table.
     """
@@ -58,6 +59,7 @@ class Table:
     y_draws: np.ndarray
     seen: np.ndarray
     block: np.ndarray
+    season: np.ndarray
     times: np.ndarray
     dropped: dict[str, str]
 
@@ -76,17 +78,17 @@ class Table:
         rows = self.x[self.seen]
         return {name: (float(rows[:, i].min()), float(rows[:, i].max())) for i, name in enumerate(self.names)}
 
-    def rows(self, channel: int, pixels: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rows(self, channel: int, where: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Seen rows of a channel.
 
         Args:
             channel: index.
-            pixels: `[pixel]` bool, which pixels; all of them by default.
+            where: `[pixel, time]` bool, or what broadcasts to it: which of them; all by default.
 
         Returns:
             inputs `[row, P]`, residual `[row]`, weights `[row]`.
         """
-        keep = self.seen if pixels is None else self.seen & pixels[:, None]
+        keep = self.seen if where is None else self.seen & where
         return self.x[keep], self.y[..., channel][keep], self.weights[..., channel][keep]
 
     def replace(self, **changes) -> Table:
@@ -115,8 +117,8 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
     if key not in posterior:
         known = [n.removeprefix("residual_") for n in posterior.data_vars if str(n).startswith("residual_")]
         raise ValueError(
-            f"The posterior has no residual of modality {target!r}: choose one of {', '.join(known) or 'none'}, or build "
-            "the model with a residual for it."
+            f"The posterior has no residual of modality {target!r}: choose one of {', '.join(known) or 'none'}, or "
+            "build the model with a residual for it."
         )
     times, channel = posterior.indexes["time"], f"{target}_channel"
     dates = constant[f"{target}_time"].values
@@ -125,8 +127,11 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
         raise ValueError(f"Dates of {target} are missing from the dates of the posterior: give the tree as it came.")
     posterior = posterior.stack(sample=("chain", "draw"), create_index=False)
     draws, pixels = posterior.sizes["sample"], posterior.sizes["pixel"]
-    for count, least, what in ((draws, MIN_DRAWS, "draws"), (pixels, MIN_PIXELS, "pixels"),
-                               (len(dates), MIN_DATES, f"dates of {target}")):
+    for count, least, what in (
+        (draws, MIN_DRAWS, "draws"),
+        (pixels, MIN_PIXELS, "pixels"),
+        (len(dates), MIN_DATES, f"dates of {target}"),
+    ):
         if count < least:
             raise ValueError(f"The posterior has {count} {what}: discovery needs at least {least}.")
     residual = posterior[key].transpose("sample", "pixel", "time", channel).values[:, :, at]
@@ -144,7 +149,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
             columns[name] = (full.mean(0), full[kept], unit)
             continue
         if name == DAY_OF_YEAR:
-            values, unit = times[at].dayofyear.to_numpy(float)[None], "day"
+            values, unit = times[at].day_of_year.to_numpy(float)[None], "day"
         elif name in DRIVERS:
             values, unit = constant[name].sel(time=dates).values[None], DRIVERS[name]
         else:
@@ -177,6 +182,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
         y_draws=residual[kept],
         seen=seen,
         block=_blocks(constant, pixels),
+        season=np.arange(len(dates)) * min(MAX_SEASONS, len(dates) // 2) // len(dates),
         times=dates,
         dropped=dropped,
     )

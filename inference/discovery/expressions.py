@@ -111,9 +111,7 @@ def parametrise(expression: sympy.Expr) -> tuple[sympy.Expr, dict[str, float]]:
     return visit(expression), values
 
 
-def values_of(
-    form: sympy.Expr, coefficients: dict[str, float], names: Sequence[str], x: np.ndarray
-) -> np.ndarray:
+def values_of(form: sympy.Expr, coefficients: dict[str, float], names: Sequence[str], x: np.ndarray) -> np.ndarray:
     """Evaluate a form; NaN or infinity where it is not defined.
 
     Args:

@@ -1,4 +1,4 @@
-"""From candidates to a Pareto front: constants by weighted least squares, constraints checked, skill on held-out rows."""
+"""From candidates to a Pareto front: constants by weighted least squares, constraints checked, skill computed."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Fitted:
         return tuple(name for name in names if self.form.has(sympy.Symbol(name)))
 
 
-def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows: Rows, steps: int = 200) -> dict:
+def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows: Rows, steps: int = 60) -> dict:
     r"""Coefficients :math:`\arg\min_\theta \sum_i w_i (y_i - f(x_i; \theta))^2` by Levenberg–Marquardt.
 
     Args:
@@ -86,7 +86,8 @@ def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows:
         return np.where(np.isfinite(value), np.clip(value, -wall, wall), wall)
 
     first = np.array([start[k] for k in keys])
-    found = least_squares(misfit, first, method="lm", x_scale="jac", max_nfev=steps * (len(keys) + 1))
+    with np.errstate(all="ignore"):
+        found = least_squares(misfit, first, method="lm", x_scale="jac", max_nfev=steps * (len(keys) + 1))
     better = np.isfinite(found.x).all() and 2 * found.cost <= (misfit(first) ** 2).sum()
     return dict(zip(keys, map(float, found.x if better else first), strict=True))
 
@@ -101,12 +102,13 @@ def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> flo
         level: the constant, the weighted mean of the rows that the law was fitted to.
 
     Returns:
-        At most 1; minus infinity where the law is not finite.
+        Between -1 and 1; what is worse, or not finite, is -1.
     """
     error = rows.y - values_of(fitted.form, fitted.coefficients, names, rows.x)
     total = (rows.weights * (rows.y - level) ** 2).sum()
-    value = 1 - (rows.weights * error**2).sum() / max(total, 1e-300)
-    return float(value) if np.isfinite(value) else -np.inf
+    with np.errstate(all="ignore"):
+        value = 1 - (rows.weights * error**2).sum() / max(total, 1e-300)
+    return max(float(value), -1.0) if np.isfinite(value) else -1.0
 
 
 def pareto_front(

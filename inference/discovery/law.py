@@ -26,8 +26,9 @@ class Coefficient:
 
     Attributes:
         value: fitted to the posterior means of residual and inputs; the one that the law is evaluated with.
-        mean, sd: over fits to joint draws of residual and inputs. Draws scatter, which flattens a law (errors in
-            variables): a mean far from the value says that the inputs are known too poorly for the constant.
+        mean, sd: over fits to joint draws of residual and inputs, each on blocks of pixels drawn with replacement.
+            Draws scatter, which flattens a law (errors in variables): a mean far from the value says that the inputs
+            are known too poorly for the constant.
     """
 
     value: float
@@ -48,8 +49,8 @@ class Law:
         units: input -> unit.
         ranges: input -> (lowest, highest) value that it was found on.
         complexity: constants, variables, operations and functions.
-        train_skill: weighted R2 on the blocks of pixels that it was found on.
-        heldout_skill: weighted R2 on the other blocks, with the constants of the former.
+        train_skill: weighted R2 on the blocks of pixels and dates that it was found on.
+        heldout_skill: weighted R2 on other pixels at other dates, with the constants of the former.
         null: greatest held-out skill over all laws and channels, of every permutation.
         stability: share of resamples (another seed, 70 % of the blocks) in which the best law of at most this
             complexity reads the same inputs; NaN where no law of the channel passes, as it is not computed then.
@@ -253,5 +254,6 @@ class Laws:
 
 def _rounded(expression: sympy.Expr, digits: int = 3) -> sympy.Expr:
     """Numbers to some significant digits, for reading only."""
-    return expression.xreplace({number: sympy.Float(f"{float(number):.{digits}g}", digits)
-                                for number in expression.atoms(sympy.Float)})
+    return expression.xreplace(
+        {number: sympy.Float(f"{float(number):.{digits}g}", digits) for number in expression.atoms(sympy.Float)}
+    )

@@ -1,15 +1,24 @@
 r"""What skill would be found if there were nothing to find: the search repeated on targets torn from their inputs.
 
-A permutation moves the residual :math:`y(p, t)` to :math:`y(\pi(p), t + s)`: whole series trade places between spatial
-blocks (the order of the blocks is drawn, pixels that are neighbours mostly stay neighbours), and all series are turned
-around the record by the same number of dates `s`, at least an eighth of the record. Every value, its precision and its
-mask are used exactly once, so the distribution of the target is the same; a series stays a series, so that its
-autocorrelation is the same but for one seam; dates stay common to all pixels, so that what all pixels share is still
-shared. What is lost is which pixel and which date the value belonged to. Trading places alone would leave the weather
-tied to its effect, and turning alone would leave the pixel tied to its soil.
+A surrogate of the residual :math:`y(p, t)` is made in two steps that leave the input of every pixel and date as it is.
 
-A season that repeats in the residual is found again by any input with a season, whatever the shift: such skill is in
-the null too, and a law has to beat it.
+*Places.* Whole series, with their masks and precisions, trade places between spatial blocks: the order of the blocks is
+drawn, and pixels that are neighbours mostly stay neighbours. That breaks the tie to soil, crop and pixel.
+
+*Dates.* All series are written in the basis of principal modes of a smooth process at these dates (eigenvectors of an
+exponential covariance, nearly cosines), and every mode is multiplied by a sign, drawn once for all pixels:
+
+.. math:: y'(p, \cdot) = E\, \mathrm{diag}(s)\, E^\top y(\pi(p), \cdot), \qquad s_k = \pm 1 .
+
+That breaks the tie to weather and season, and keeps what makes chance agreement likely: the power of every mode, hence
+the variance and nearly the autocorrelation of every series, and what pixels share (all products of series). Under a
+Gaussian process with these modes the surrogate has the distribution of the residual, which makes the test exact; values
+are recombined, so that a skewed residual comes out less skewed. Turning the series around the record instead would keep
+each value, but its seam makes surrogates of a smooth residual harder to explain than the residual itself, and laws are
+then reported too often where there are none.
+
+A residual that consists of one season alone is found again by any input with a season, as its surrogates are that
+season or its mirror image: one year of such data can not show the law, and the null says so.
 """
 
 from __future__ import annotations
@@ -31,21 +40,23 @@ def permute(table: Table, seed: int) -> Table:
         seed: of the permutation.
 
     Returns:
-        A table with the same inputs and the same targets, weights and masks, elsewhere.
+        A table with the same inputs and surrogates of the target.
     """
     rng = np.random.default_rng(seed)
     order = np.concatenate([np.flatnonzero(table.block == b) for b in np.unique(table.block)])
     source = np.empty_like(order)
     source[order] = np.concatenate([np.flatnonzero(table.block == b) for b in _other_order(rng, table.block.max() + 1)])
-    dates = len(table.times)
-    least = max(1, dates // 8)
-    shift = int(rng.integers(least, dates - least + 1))
-
-    def move(values: np.ndarray) -> np.ndarray:
-        return np.roll(values[source], -shift, axis=1)
-
+    modes = _modes(table.times)
+    turned = (modes * rng.choice([-1.0, 1.0], len(table.times))) @ modes.T
+    y = np.einsum("ts,psc->ptc", turned, table.y[source])
     known = np.isfinite(table.x).all(-1)
-    return table.replace(y=move(table.y), sd=move(table.sd), seen=move(table.seen) & known)
+    return table.replace(y=y, sd=table.sd[source], seen=table.seen[source] & known)
+
+
+def _modes(times: np.ndarray) -> np.ndarray:
+    """`[time, mode]` orthonormal modes; they hardly depend on the lengthscale, a third of the record here."""
+    days = (times - times[0]) / np.timedelta64(1, "D")
+    return np.linalg.eigh(np.exp(-3 * np.abs(days[:, None] - days) / days[-1]))[1]
 
 
 def _other_order(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -57,12 +68,15 @@ def _other_order(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def split(block: np.ndarray, seed: int, share: float = HELD_OUT) -> np.ndarray:
-    """`[pixel]` bool: which pixels are held out, whole blocks of them.
+    """Which pixels, or dates, are held out: whole blocks of them.
 
     Args:
-        block: `[pixel]` labels.
+        block: `[pixel]` or `[time]` labels.
         seed: of the choice.
         share: share of the blocks, at least one and not all.
+
+    Returns:
+        bool, of the shape of the labels.
     """
     labels = np.unique(block)
     count = min(max(1, round(share * len(labels))), len(labels) - 1)

@@ -35,7 +35,9 @@ def discover(
 ) -> Laws:
     """Laws for the residual of a modality, with their evidence.
 
-    Laws are found and fitted on two thirds of the blocks of pixels and judged on the rest. The search is repeated on
+    Laws are found and fitted on two thirds of the blocks of pixels at two thirds of the stretches of dates, and judged
+    on the other pixels at the other dates: at the same dates, a course that all pixels share would be held out from
+    nobody, and any input with a season would seem to explain some of it. The search is repeated on
     permuted targets (`inference.discovery.null`); a law passes if its held-out skill is above all but 5 % of the
     greatest ones, over lengths and channels, of the permutations, and is at least 0.02. Taking the greatest over both
     controls the chance of any false law at 5 % (Westfall & Young 1993) without the many permutations that a correction
@@ -70,7 +72,7 @@ def discover(
             f"The template constrains {unused[0]!r}, which is no input here "
             f"({table.dropped.get(unused[0], 'not among those by default')}): add it to inputs or drop the constraint."
         )
-    search = _Search(engine_, template, budget, split(table.block, seed))
+    search = _Search(engine_, template, budget, split(table.block, seed)[:, None], split(table.season, seed))
     seeds = np.random.default_rng(seed).integers(2**31, size=1 + permutations + RESAMPLES).tolist()
     channels = range(len(table.channels))
     fronts = [search.judged(table, c, seeds[0]) for c in channels]
@@ -108,10 +110,11 @@ class _Search:
     engine: Engine
     template: Template
     budget: Budget
-    heldout: np.ndarray
+    pixels: np.ndarray  # [pixel, 1] held out
+    dates: np.ndarray  # [time] held out
 
-    def front(self, table: Table, channel: int, pixels: np.ndarray, seed: int) -> list[Fitted]:
-        rows = Rows(*table.rows(channel, pixels))
+    def front(self, table: Table, channel: int, where: np.ndarray, seed: int) -> list[Fitted]:
+        rows = Rows(*table.rows(channel, where))
         if len(rows.y) < 4:
             return []
         hull = table.x[table.seen]
@@ -119,16 +122,17 @@ class _Search:
 
     def judged(self, table: Table, channel: int, seed: int) -> list[tuple[Fitted, float]]:
         """The front found on the training blocks, each law with its skill on the held-out ones."""
-        train, test = (Rows(*table.rows(channel, pixels)) for pixels in (~self.heldout, self.heldout))
+        inside = ~self.pixels & ~self.dates
+        train, test = (Rows(*table.rows(channel, where)) for where in (inside, self.pixels & self.dates))
         if not len(test.y):
             return []
-        front = self.front(table, channel, ~self.heldout, seed)
+        front = self.front(table, channel, inside, seed)
         level = float(np.average(train.y, weights=train.weights)) if front else 0.0
         return [(fitted, skill(fitted, table.names, test, level)) for fitted in front]
 
     def supports(self, table: Table, channel: int, seed: int) -> list[tuple[int, tuple[str, ...]]]:
         """(complexity, inputs) of the front found with another seed on some of the blocks."""
-        left_out = split(table.block, seed, 1 - RESAMPLED)
+        left_out = split(table.block, seed, 1 - RESAMPLED)[:, None]
         return [(f.complexity, f.inputs(table.names)) for f in self.front(table, channel, ~left_out, seed)]
 
 
@@ -145,10 +149,15 @@ def _law(search: _Search, table: Table, channel: int, fitted: Fitted, heldout: f
     kept = np.flatnonzero(table.seen)
     kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), budget.rows)).astype(int)]
     weights = table.weights[..., channel].reshape(-1)[kept]
+    block = np.repeat(table.block, len(table.times))[kept]
+    rng = np.random.default_rng(0)
     for i in np.linspace(0, len(table.y_draws) - 1, min(DRAWS, len(table.y_draws))).astype(int):
         x = table.x_draws[i].reshape(-1, len(names))[kept].astype(float)
         y = table.y_draws[i, ..., channel].reshape(-1)[kept].astype(float)
-        drawn.append(list(refit(fitted.form, values, names, Rows(x, y, weights), steps=20).values()))
+        count = np.bincount(rng.integers(0, table.block.max() + 1, table.block.max() + 1), minlength=block.max() + 1)
+        inside = count[block] > 0
+        rows = Rows(x[inside], y[inside], (weights * count[block])[inside])
+        drawn.append(list(refit(fitted.form, values, names, rows, steps=20).values()))
     mean, sd = np.mean(drawn, 0), np.std(drawn, 0, ddof=1)
     inputs = fitted.inputs(names)
     return Law(

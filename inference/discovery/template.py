@@ -16,6 +16,7 @@ __all__ = ["OPERATORS", "Template"]
 OPERATORS = ("add", "sub", "mul", "div", "exp", "log", "sqrt", "square", "sin", "cos")
 DIRECTIONS = {"increasing": 1.0, "decreasing": -1.0}
 SAMPLES, SWEEP = 256, 33
+HUGE = 1e12
 TOLERANCE = 1e-6  # of the law's own spread, so that rounding is no violation
 
 
@@ -78,7 +79,7 @@ class Template:
             if direction not in DIRECTIONS:
                 raise ValueError(f"monotone[{name!r}]={direction!r}: write 'increasing' or 'decreasing'.")
         for name in sorted(set(self.even) & {*self.odd, *self.monotone}):
-            raise ValueError(f"The template wants {name!r} even and odd or monotone: only constants are both, drop one.")
+            raise ValueError(f"The template wants {name!r} even and odd or monotone: only constants are, drop one.")
         if self.bounds is not None:
             low, high = self.bounds
             if not low < high:
@@ -131,7 +132,8 @@ class Template:
             return values_of(form, {}, names, x)
 
         everywhere, inside = value(rows), value(box)
-        if not np.isfinite(everywhere).all() or not np.isfinite(inside).all():
+        # What overflows when squared is no more use than what overflows at once.
+        if not (np.abs(everywhere) < HUGE).all() or not (np.abs(inside) < HUGE).all():
             return ["It is not finite over the range of the data."]
         for divisor in poles(expression):
             signs = np.sign(np.concatenate([value(rows, divisor), value(box, divisor)]))
@@ -139,6 +141,9 @@ class Template:
                 return [f"It has a pole within the range of the data, where {divisor} = 0."]
         spread = max(np.ptp(everywhere), np.abs(everywhere).max() * 1e-6, 1e-12)
         slack = TOLERANCE * spread
+        # Models compute in single precision, in which large terms that cancel leave noise.
+        if not (np.abs(value(rows.astype(np.float32)) - everywhere) < 1e-2 * spread).all():
+            found.append("It cannot be computed in single precision.")
         if self.bounds is not None:
             least, most = min(everywhere.min(), inside.min()), max(everywhere.max(), inside.max())
             if least < self.bounds[0] - slack or most > self.bounds[1] + slack:
@@ -149,7 +154,7 @@ class Template:
             if name in there:
                 i = there[name]
                 sweep = np.stack([value(_with(probes, i, v)) for v in np.linspace(low[i], high[i], SWEEP)])
-                if not np.isfinite(sweep).all() or (DIRECTIONS[direction] * np.diff(sweep, axis=0) < -slack).any():
+                if not (np.abs(sweep) < HUGE).all() or (DIRECTIONS[direction] * np.diff(sweep, axis=0) < -slack).any():
                     found.append(f"It is not {direction} in {name} over the range of the data.")
         for name, parity in (*((n, 1.0) for n in self.even), *((n, -1.0) for n in self.odd)):
             if name in there:

@@ -154,8 +154,8 @@ class CubeTensors:
         """Number of pixels or points."""
         return self.shape[0] * self.shape[1]
 
-    def patches(self, count: int, size: int, generator: torch.Generator) -> Batch:
-        """Random patches in which every pixel of the cube is equally likely.
+    def patches(self, count: int, size: int, pixels: int, generator: torch.Generator) -> Batch:
+        """Random patches, and random pixels of them to model, in which every pixel of the cube is equally likely.
 
         A patch may hang over the edge of the cube; what lies outside is unseen and not counted. `Batch.scale` makes
         sums over a batch unbiased for sums over the cube.
@@ -163,6 +163,7 @@ class CubeTensors:
         Args:
             count: number of patches.
             size: pixels along each side (1 for points).
+            pixels: how many of their pixels are modelled, at most; the others are context.
             generator: source of randomness.
         """
         height, width = self.shape
@@ -173,7 +174,9 @@ class CubeTensors:
         rows = top[:, None] + torch.arange(size_y)
         columns = left[:, None] + torch.arange(size_x)
         batch = self._cut(rows, columns)
-        batch.scale = spots_y * spots_x / (count * size_y * size_x)
+        inside = len(batch.pixels)
+        batch.pixels = batch.pixels[torch.randperm(inside, generator=generator)[:pixels]]
+        batch.scale = spots_y * spots_x / (count * size_y * size_x) * inside / max(len(batch.pixels), 1)
         return batch
 
     def tiles(self, size: int, halo: int) -> Iterator[tuple[slice, slice, Batch]]:

@@ -54,14 +54,17 @@ def withhold(cube: xr.DataTree, fraction: float = 0.1, block: int = 10, seed: in
     return xr.DataTree.from_dict(nodes)
 
 
-def occlude(batch: Batch, generator: torch.Generator, dates: float, blocks: float, modality: float) -> Batch:
+def occlude(
+    batch: Batch, generator: torch.Generator, dates: float = 0.08, blocks: float = 0.5, modality: float = 0.05
+) -> Batch:
     """Hide observations of a batch from the encoder; they stay valid and can be scored.
 
     Args:
         batch: patches to train on.
         generator: source of randomness.
         dates: probability that a modality's whole date is hidden in a patch.
-        blocks: probability that a rectangle of a date is hidden in a patch.
+        blocks: probability that a rectangle of a date is hidden in a patch; its sides are uniform from one pixel to
+            two thirds of the patch.
         modality: probability that a modality is hidden from a patch altogether (one at most).
 
     Returns:
@@ -69,20 +72,22 @@ def occlude(batch: Batch, generator: torch.Generator, dates: float, blocks: floa
     """
     patches, height, width = batch.shape
     names = list(batch.modalities)
-    gone = torch.rand(patches, generator=generator) < modality * (len(names) > 1)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(shape, generator=generator)
+
+    gone = uniform(patches) < modality * (len(names) > 1)
     which = torch.randint(len(names), (patches,), generator=generator)
     occluded = {}
     for i, (name, m) in enumerate(batch.modalities.items()):
         shape = m.seen.shape[:2]
-        hidden = torch.rand(shape, generator=generator) < dates
-        hidden = hidden | (gone & (which == i))[:, None]
-        boxed = torch.rand(shape, generator=generator) < blocks
-        box = torch.ones(*shape, height, width, dtype=torch.bool)
-        for axis, size in ((2, height), (3, width)):
-            edges = (torch.rand(*shape, 2, generator=generator) * (size + 1)).floor().sort(-1).values
-            line = torch.arange(size)
-            inside = (line >= edges[..., :1]) & (line < edges[..., 1:])
-            box = box & inside.unsqueeze(5 - axis)
-        hide = (hidden[:, :, None, None] | (box & boxed[:, :, None, None])).to(m.seen.device)
+        hidden = (uniform(*shape) < dates) | (gone & (which == i))[:, None]
+        box = (uniform(*shape) < blocks)[:, :, None, None]
+        for size, view in ((height, (1, 1, -1, 1)), (width, (1, 1, 1, -1))):
+            side = 1 + (uniform(*shape, 1, 1) * (2 * size // 3)).floor()
+            start = ((size + side - 1) * uniform(*shape, 1, 1) - side + 1).floor()
+            line = torch.arange(size).view(view)
+            box = box & (line >= start) & (line < start + side)
+        hide = (hidden[:, :, None, None] | box).to(m.seen.device)
         occluded[name] = dataclasses.replace(m, seen=m.seen & ~hide)
     return dataclasses.replace(batch, modalities=occluded)

@@ -37,15 +37,6 @@ class Sites:
     static_mean: Tensor
     static_scale: Tensor
 
-    def select(self, pixels: Tensor) -> Sites:
-        """Sites of some pixels, by their indices."""
-        return Sites(
-            {name: mean[pixels] for name, mean in self.mean.items()},
-            {name: precision[pixels] for name, precision in self.precision.items()},
-            self.static_mean[pixels],
-            self.static_scale[pixels],
-        )
-
 
 class FusionEncoder(nn.Module):
     """Images of all modalities -> sites of all latents.
@@ -55,8 +46,9 @@ class FusionEncoder(nn.Module):
         geometry: modality -> names of its angles, in degrees.
         processes: latent process -> number of latents `V` (physical variables, residuals of a modality).
         static: number `S` of static latents.
-        width: features.
+        width: features of a date.
         layers: attention layers.
+        spatial_width: features of an image; there are many more pixels in sight than pixels asked for.
     """
 
     def __init__(
@@ -67,11 +59,13 @@ class FusionEncoder(nn.Module):
         static: int,
         width: int = 64,
         layers: int = 2,
+        spatial_width: int = 32,
     ) -> None:
         super().__init__()
         self.geometry = {m: tuple(names) for m, names in geometry.items()}
         self.processes, self.static = dict(processes), static
-        self.spatial = nn.ModuleDict({m: SpatialEncoder(c, width) for m, c in channels.items()})
+        self.spatial = nn.ModuleDict({m: SpatialEncoder(c, spatial_width) for m, c in channels.items()})
+        self.widen = nn.ModuleDict({m: nn.Linear(spatial_width, width) for m in channels})
         self.angles = nn.ModuleDict({m: nn.Linear(2 * len(names), width) for m, names in self.geometry.items()})
         for name, count in channels.items():
             self.register_buffer(f"center_{name}", torch.zeros(count, 1, 1))
@@ -107,13 +101,12 @@ class FusionEncoder(nn.Module):
         """Encode a `pi_vae.data.batches.Batch` (any object with its fields).
 
         Returns:
-            Sites of its `pixel = patch * y * x` pixels, in that order.
+            Sites of `batch.pixels`, in that order; what surrounds them is read but not asked for.
         """
-        patches, height, width = batch.shape
-        dates = len(batch.dates)
-        embedding = self.dates(batch.dates)
-        tokens = embedding.expand(patches, height, width, -1, -1).contiguous()
-        present = torch.zeros(patches, height, width, dates, dtype=torch.bool, device=tokens.device)
+        _, height, width = batch.shape
+        where = (batch.pixels // (height * width), batch.pixels // width % height, batch.pixels % width)
+        tokens = self.dates(batch.dates).expand(len(batch.pixels), -1, -1).contiguous()
+        present = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         own = torch.zeros_like(present)
         for name, encoder in self.spatial.items():
             if name not in batch.modalities:
@@ -121,36 +114,32 @@ class FusionEncoder(nn.Module):
             modality = batch.modalities[name]
             values = (modality.values - self.center(name)) / self.spread(name)
             features, near = encoder(values.flatten(0, 1), modality.seen.flatten(0, 1))
-            features = features + self._angles(name, modality)
-            # [patch * time, y, x, D] -> [patch, y, x, time, D]
-            features = features.unflatten(0, (patches, -1)).permute(0, 2, 3, 1, 4)
-            near = near.unflatten(0, (patches, -1)).permute(0, 2, 3, 1)
-            seen = modality.seen.permute(0, 2, 3, 1)
-            tokens = tokens.index_add(3, modality.index, torch.where(near.unsqueeze(-1), features, 0.0))
-            present[..., modality.index] |= near
-            own[..., modality.index] |= seen
-        tokens, present = tokens.flatten(0, 2), present.flatten(0, 2)
+            shape = modality.seen.shape[:2]
+            features, near = features.unflatten(0, shape), near.unflatten(0, shape)
+            patch, y, x = where
+            features, near = features[patch, :, y, x], near[patch, :, y, x]
+            features = self.widen[name](features) + self.angles[name](self._angles(name, modality, batch.pixels))
+            tokens = tokens.index_add(1, modality.index, torch.where(near.unsqueeze(-1), features, 0.0))
+            present[:, modality.index] |= near
+            own[:, modality.index] |= modality.seen[patch, :, y, x]
         # A pixel that was never seen itself keeps its prior, whatever its neighbours say.
-        known = own.flatten(0, 2).any(-1)
+        known = own.any(-1)
         present = present & known.unsqueeze(-1)
         mixed = self.temporal(tokens, present)
         return self._read(mixed, present, known)
 
-    def _angles(self, name: str, modality) -> Tensor:
-        """Geometry as features, `[patch * time, 1 or y, 1 or x, D]`."""
-        radians = [torch.deg2rad(modality.geometry[angle]) for angle in self.geometry[name]]
-        # An angle is one number a date, or a field: [T] or [patch, T, y, x].
-        radians = [angle.view(1, -1, 1, 1) if angle.dim() == 1 else angle for angle in radians]
-        code = torch.stack([f(angle) for angle in torch.broadcast_tensors(*radians) for f in (torch.sin, torch.cos)], -1)
-        patches, dates = modality.values.shape[:2]
-        return self.angles[name](code).expand(patches, dates, -1, -1, -1).flatten(0, 1)
+    def _angles(self, name: str, modality, pixels: Tensor) -> Tensor:
+        """Sines and cosines of the geometry, `[T_m, 2 * angles]` or `[pixel, T_m, 2 * angles]`."""
+        angles = modality.angles(pixels)
+        radians = torch.broadcast_tensors(*(torch.deg2rad(angles[angle]) for angle in self.geometry[name]))
+        return torch.stack([f(angle) for angle in radians for f in (torch.sin, torch.cos)], -1)
 
     def _read(self, mixed: Tensor, present: Tensor, known: Tensor) -> Sites:
         raw = self.site_head(mixed).transpose(1, 2)
         count = sum(self.processes.values())
         mean = MAX_SITE_MEAN * torch.tanh(raw[:, :count] / MAX_SITE_MEAN)
-        # Starts at 0.3, so that training begins near the prior.
-        precision = F.softplus(raw[:, count:] - 1.0).square() * present.unsqueeze(1)
+        # On a log scale: from vague (e^-6) to far sharper than any sensor (e^9) within the reach of a few steps.
+        precision = torch.exp(9.0 - F.softplus(9.0 - raw[:, count:] * 2.0)) * present.unsqueeze(1)
         sizes = list(self.processes.values())
         weight = present.unsqueeze(-1).to(mixed.dtype)
         average = (mixed * weight).sum(1) / weight.sum(1).clamp_min(1.0)
@@ -162,5 +151,5 @@ class FusionEncoder(nn.Module):
             mean=dict(zip(self.processes, mean.split(sizes, 1), strict=True)),
             precision=dict(zip(self.processes, precision.split(sizes, 1), strict=True)),
             static_mean=torch.where(known, MAX_SITE_MEAN * torch.tanh(loc / MAX_SITE_MEAN), 0.0),
-            static_scale=torch.where(known, torch.sigmoid(log_scale + 2.0).clamp_min(1e-3), 1.0),
+            static_scale=torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0),
         )

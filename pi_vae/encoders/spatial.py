@@ -1,7 +1,8 @@
 """Convolution over space: every image of a modality becomes a map of features that know their surroundings.
 
-A 3x3 stem sees the values, zero where unseen, and the mask itself; residual blocks (depthwise convolution, then a
-pointwise network, after ConvNeXt, Liu et al. 2022) widen the view at a cost per pixel that hardly depends on it.
+The stem sees each pixel's values, the mask, and the means of what is seen around it at two scales (normalised
+convolution, Knutsson & Westin 1993: under a cloud the neighbours answer, and how many of them there are is known too).
+Residual blocks (depthwise convolution, then a pointwise network, after ConvNeXt, Liu et al. 2022) refine this.
 A masked value has exactly no influence, whatever it holds. On points (`1 x 1` images) the kernels reduce to their
 centres: the same network is a pixel encoder.
 """
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["SpatialEncoder"]
+
+
+SCALES = (2, 6)  # radii in pixels of the means
 
 
 class SpatialEncoder(nn.Module):
@@ -28,11 +32,11 @@ class SpatialEncoder(nn.Module):
         radius: pixels of context on each side; what a tile needs as halo.
     """
 
-    def __init__(self, channels: int, width: int, blocks: int = 2, kernel: int = 7) -> None:
+    def __init__(self, channels: int, width: int, blocks: int = 1, kernel: int = 3) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels + 1, width, 3, padding=1)
+        self.stem = nn.Conv2d((channels + 1) * (1 + len(SCALES)), width, 1)
         self.blocks = nn.ModuleList(_Block(width, kernel) for _ in range(blocks))
-        self.radius = 1 + blocks * (kernel // 2)
+        self.radius = max(SCALES) + blocks * (kernel // 2)
 
     def forward(self, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a stack of images.
@@ -42,15 +46,20 @@ class SpatialEncoder(nn.Module):
             seen: `[image, y, x]` bool, true where the value may be used.
 
         Returns:
-            features `[image, y, x, D]`, and `[image, y, x]` bool: whether any seen pixel lies within the radius.
+            features `[image, y, x, D]`, and `[image, y, x]` bool: whether anything is seen within the largest scale.
         """
         mask = seen.unsqueeze(1)
-        clean = torch.where(mask, values, torch.zeros_like(values))
-        features = self.stem(torch.cat([clean, mask.to(values.dtype)], 1).contiguous(memory_format=torch.channels_last))
+        inputs = [torch.cat([torch.where(mask, values, 0.0), mask.to(values.dtype)], 1)]
+        for scale in SCALES:
+            # Zero padding counts as unseen: sums of value and of mask are divided, so the edge of the cube is no bias.
+            sums = F.avg_pool2d(inputs[0], (2 * scale + 1, 1), 1, (scale, 0))
+            sums = F.avg_pool2d(sums, (1, 2 * scale + 1), 1, (0, scale))
+            inputs.append(torch.cat([sums[:, :-1] / sums[:, -1:].clamp_min(1e-6), sums[:, -1:]], 1))
+        near = inputs[-1][:, -1] > 0
+        features = self.stem(torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             features = block(features)
-        near = F.max_pool2d(mask.float(), 2 * self.radius + 1, 1, self.radius)
-        return features.permute(0, 2, 3, 1), near.squeeze(1) > 0
+        return features.permute(0, 2, 3, 1), near
 
 
 class _Block(nn.Module):
