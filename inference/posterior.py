@@ -55,8 +55,14 @@ def posterior(
             batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
             pieces.append(_tree(model, data, batch, draws, seed))
     tree = {
-        group: xr.concat([piece[group] for piece in pieces], "pixel", data_vars="minimal", coords="minimal",
-                         compat="override", join="override")
+        group: xr.concat(
+            [piece[group] for piece in pieces],
+            "pixel",
+            data_vars="minimal",
+            coords="minimal",
+            compat="override",
+            join="override",
+        )
         for group in pieces[0]
     }
     location = _location(cube, data, rows, columns)

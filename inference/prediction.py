@@ -57,7 +57,10 @@ def predict(
     if store.exists():
         _check_store(store, data)
     else:
-        _template(model, cube, data, tile).to_zarr(store, compute=False, zarr_format=3, consolidated=False)
+        empty = _template(model, cube, data, tile)
+        # Chunks that were never written read back as the fill value: it has to say that they are untouched.
+        fill = {"flags": {"fill_value": UNTOUCHED}}
+        empty.to_zarr(store, compute=False, zarr_format=3, consolidated=False, encoding=fill)
     finished = xr.open_zarr(store, consolidated=False)["flags"]
     with seeded(seed):
         for rows, columns, batch in data.tiles(tile, model.encoder.radius):
@@ -89,8 +92,10 @@ def export_geotiff(maps: xr.Dataset, name: str, statistic: str, path: str | Path
     """
     key = f"{name}_{statistic}"
     if key not in maps:
-        raise ValueError(f"No map {key!r}: variables are {', '.join(v for v in CATALOGUE if f'{v}_mean' in maps)}; "
-                         f"statistics are {', '.join(STATISTICS)}.")
+        raise ValueError(
+            f"No map {key!r}: variables are {', '.join(v for v in CATALOGUE if f'{v}_mean' in maps)}; "
+            f"statistics are {', '.join(STATISTICS)}."
+        )
     layer, flags = maps[key].load(), maps["flags"].load()
     if "time" not in layer.dims:
         flags = flags.isel(time=0)

@@ -162,11 +162,15 @@ def _set_statistics(model: PhysicsVAE, data: CubeTensors) -> None:
 
 
 def _parameter_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
-    encoder = list(model.encoder.parameters())
-    names = {id(p) for p in encoder}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in names]
-    # The global latents are few and on a log scale: they may move faster than the network's weights.
-    return [{"params": encoder, "lr": learning_rate}, {"params": others, "lr": 3 * learning_rate}]
+    """Lengthscales and static shares move slowly.
+
+    While the encoder is still vague, a process that changes nothing is the cheapest; hyperparameters that moved as fast
+    as the encoder would settle there.
+    """
+    residuals = [m.residual for m in model.modalities.values() if m.residual is not None]
+    slow = [p for part in (model, *residuals) for g in (part.lengthscale, part.static_odds) for p in g.parameters()]
+    others = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in slow)]
+    return [{"params": others, "lr": learning_rate}, {"params": slow, "lr": 0.05 * learning_rate}]
 
 
 def _schedule(step: int, steps: int) -> float:

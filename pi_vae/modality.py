@@ -146,7 +146,7 @@ class Radar(Modality):
             ("incidence",),
             {"a_vv": 0.03, "a_vh": 0.006, "b_vv": 0.12, "b_vh": 0.12},
             noise=1.0,
-            residual=Residual(2, residual, scale=2.0, lengthscale=400.0) if residual else None,
+            residual=Residual(2, residual, scale=2.0) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {"soil": soil, "residual": residual, "degrees_of_freedom": degrees_of_freedom}

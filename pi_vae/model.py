@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pi_vae.data.batches import Batch
 from pi_vae.encoders import FusionEncoder, Sites
+from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
 from pi_vae.priors import GlobalLatents, Marginals, TemporalGP
 from pi_vae.variables import CATALOGUE, lookup
@@ -93,6 +94,7 @@ class PhysicsVAE(nn.Module):
         days = lengthscale if lengthscale is not None else {"soil_moisture": 30.0}
         days = days if isinstance(days, Mapping) else dict.fromkeys(self.dynamic, days)
         self.lengthscale = GlobalLatents([days.get(name, 60.0) for name in self.dynamic], 0.5)
+        self.static_odds = GlobalLatents([0.3] * len(self.dynamic), 1.0)
         processes = {"dynamic": len(self.dynamic)}
         processes |= {f"residual_{m}": o.residual.rank for m, o in self.modalities.items() if o.residual is not None}
         self.encoder = FusionEncoder(
@@ -111,7 +113,11 @@ class PhysicsVAE(nn.Module):
         """What `from_settings` needs to build a model of the same structure; plain data."""
         return {
             "modalities": {
-                name: {"class": type(modality).__name__, **modality.settings}
+                name: {
+                    "class": type(modality).__name__,
+                    "laws": [law.settings for law in modality.laws],
+                    **modality.settings,
+                }
                 for name, modality in self.modalities.items()
             },
             "kernel": self.temporal.name,
@@ -132,8 +138,10 @@ class PhysicsVAE(nn.Module):
             arguments = dict(arguments)
             kind = arguments.pop("class")
             if kind not in BUILT_IN:
-                raise ValueError(f"Modality {name!r} is a {kind}, which pi_vae does not know: build the model yourself.")
+                raise ValueError(f"Modality {name!r} is a {kind}, unknown to pi_vae: build the model yourself.")
+            laws = arguments.pop("laws")
             modalities[name] = BUILT_IN[kind](**arguments)
+            modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
         temporal = TemporalGP(settings["kernel"])
         return cls(modalities, temporal, settings["lengthscale"], settings["width"], settings["layers"])
 
@@ -183,11 +191,11 @@ class PhysicsVAE(nn.Module):
 
     def processes(self, dates: Tensor, shared: Mapping[str, Tensor]) -> dict:
         """Prior of every latent process at the dates."""
-        priors = {"dynamic": self.temporal.prior(dates, shared["lengthscale"])}
+        priors = {"dynamic": self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"])}
         for name, modality in self.modalities.items():
             if modality.residual is not None:
-                lengthscale = shared[f"{name}_lengthscale"]
-                priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale)
+                lengthscale, static_odds = shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"]
+                priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds)
         return priors
 
     @staticmethod
@@ -236,13 +244,14 @@ class PhysicsVAE(nn.Module):
 
     def _globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
-        sites = {"lengthscale": getattr(self.lengthscale, which)()}
+        sites = {site: getattr(getattr(self, site), which)() for site in ("lengthscale", "static_odds")}
         for name, modality in self.modalities.items():
             sites[f"{name}_noise"] = getattr(modality.noise, which)()
             if modality.coefficients is not None:
                 sites[f"{name}_coefficients"] = getattr(modality.coefficients, which)()
             if modality.residual is not None:
                 sites[f"{name}_lengthscale"] = getattr(modality.residual.lengthscale, which)()
+                sites[f"{name}_static_odds"] = getattr(modality.residual.static_odds, which)()
                 sites[f"{name}_loading"] = getattr(modality.residual, f"loading_{which}")()
         return sites
 

@@ -1,6 +1,7 @@
 r"""Exclusive residuals: what one sensor sees and its physics does not say.
 
-Modality `m` has `K` latent processes of its own, :math:`r(\cdot) \sim GP(0, k)`, and a linear decoder,
+Modality `m` has `K` latent processes of its own, :math:`r(\cdot) \sim GP(0, k)` (partly static: a roof stays a
+roof), and a linear decoder,
 
 .. math:: \Delta_m(t) = W r(t), \qquad W_{ck} \sim N(0, s^2),
 
@@ -35,14 +36,15 @@ class Residual(nn.Module):
     """
 
     def __init__(
-        self, channels: int, rank: int, scale: float, lengthscale: float = 120.0, kernel: str = "matern32"
+        self, channels: int, rank: int, scale: float, lengthscale: float = 60.0, kernel: str = "matern32"
     ) -> None:
         super().__init__()
         if not 1 <= rank <= channels:
             raise ValueError(f"Rank {rank} of a residual over {channels} channels: use 1 to {channels}.")
         self.rank = rank
         self.temporal = TemporalGP(kernel)
-        self.lengthscale = GlobalLatents([lengthscale] * rank, 0.7)
+        self.lengthscale = GlobalLatents([lengthscale] * rank, 0.5)
+        self.static_odds = GlobalLatents([2.0] * rank, 1.0)
         self.scale = scale
         # In units of its prior sd, so that one step size suits reflectance and dB.
         self.relative_loading = nn.Parameter(0.2 * nn.init.orthogonal_(torch.empty(channels, rank)))

@@ -3,6 +3,6 @@
 from pi_vae.data import samples
 from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, validate
 from pi_vae.data.occlusion import withhold
-from pi_vae.data.simulate import simulate
+from pi_vae.data.simulate import pattern, simulate
 
-__all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "samples", "simulate", "validate", "withhold"]
+__all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "pattern", "samples", "simulate", "validate", "withhold"]

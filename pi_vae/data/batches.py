@@ -244,8 +244,10 @@ def _modality(
     variable, dim = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
     absent = [c for c in channels if c not in node[dim].values]
     if absent:
-        raise ValueError(f"Node {name!r} of the cube has no {dim} {absent[0]!r}, which the model reads: give the model "
-                         f"the cube's own ({', '.join(map(str, node[dim].values))}).")
+        raise ValueError(
+            f"Node {name!r} of the cube has no {dim} {absent[0]!r}, which the model reads: give the model "
+            f"the cube's own ({', '.join(map(str, node[dim].values))})."
+        )
     space = ("point",) if "point" in node.dims else ("y", "x")
     values = torch.from_numpy(
         node[variable].sel({dim: list(channels)}).transpose("time", dim, *space).values.astype(np.float32)

@@ -55,7 +55,7 @@ def withhold(cube: xr.DataTree, fraction: float = 0.1, block: int = 10, seed: in
 
 
 def occlude(
-    batch: Batch, generator: torch.Generator, dates: float = 0.08, blocks: float = 0.5, modality: float = 0.05
+    batch: Batch, generator: torch.Generator, dates: float = 0.08, blocks: float = 0.7, modality: float = 0.05
 ) -> Batch:
     """Hide observations of a batch from the encoder; they stay valid and can be scored.
 
@@ -63,8 +63,8 @@ def occlude(
         batch: patches to train on.
         generator: source of randomness.
         dates: probability that a modality's whole date is hidden in a patch.
-        blocks: probability that a rectangle of a date is hidden in a patch; its sides are uniform from one pixel to
-            two thirds of the patch.
+        blocks: probability that a rectangle of a date is hidden in a patch; its sides are uniform from a
+            quarter to three quarters of the patch.
         modality: probability that a modality is hidden from a patch altogether (one at most).
 
     Returns:
@@ -84,7 +84,7 @@ def occlude(
         hidden = (uniform(*shape) < dates) | (gone & (which == i))[:, None]
         box = (uniform(*shape) < blocks)[:, :, None, None]
         for size, view in ((height, (1, 1, -1, 1)), (width, (1, 1, 1, -1))):
-            side = 1 + (uniform(*shape, 1, 1) * (2 * size // 3)).floor()
+            side = ((0.25 + 0.5 * uniform(*shape, 1, 1)) * size).ceil()
             start = ((size + side - 1) * uniform(*shape, 1, 1) - side + 1).floor()
             line = torch.arange(size).view(view)
             box = box & (line >= start) & (line < start + side)

@@ -8,9 +8,14 @@ import xarray as xr
 from pyro import poutine
 
 from pi_vae.data.batches import CubeTensors
+from pi_vae.data.cube import complete
+from pi_vae.data.sentinel1 import s1_node
+from pi_vae.data.sentinel2 import s2_node
 from pi_vae.variables import CATALOGUE
 
-__all__ = ["simulate"]
+__all__ = ["pattern", "simulate"]
+
+PATTERN_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 
 def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.DataTree:
@@ -57,6 +62,35 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
     return xr.DataTree.from_dict(nodes)
 
 
+def pattern(size: int = 60, bands: tuple[str, ...] = PATTERN_BANDS, cloudy: float = 0.3, seed: int = 0) -> xr.DataTree:
+    """An empty cube with real geometry, to simulate into where there are no data.
+
+    Args:
+        size: pixels along each side, at 10 m.
+        bands: optical bands.
+        cloudy: share of the optical dates of every block of 20 pixels that clouds hide.
+        seed: of the clouds.
+
+    Returns:
+        One year in central Belgium: optical images every 20 days, radar every 12; observations are placeholders.
+    """
+    generator = np.random.default_rng(seed)
+    start = np.datetime64("2020-11-05T10:45", "ns")
+    optical = start + np.arange(0, 365, 20) * np.timedelta64(1, "D")
+    radar = start + np.arange(0, 365, 12) * np.timedelta64(1, "D")
+    blocks = -(-size // 20)
+    clear = generator.random((len(optical), blocks, blocks)) >= cloudy
+    clear = clear.repeat(20, 1).repeat(20, 2)[:, :size, :size]
+    place = {"x": 664005.0 + 10 * np.arange(size), "y": 5612115.0 - 10 * np.arange(size), "crs": "EPSG:32631"}
+    reflectance = np.full((len(optical), len(bands), size, size), 0.2, np.float32)
+    backscatter = np.full((len(radar), 2, size, size), 0.05, np.float32)
+    nodes = {
+        "s2": s2_node(reflectance, optical, bands, valid=clear, **place),
+        "s1": s1_node(backscatter, radar, **place),
+    }
+    return complete(xr.DataTree.from_dict(nodes))
+
+
 def _fields(model, batch, sites, shared) -> dict[str, torch.Tensor]:
     """Physical variables `[pixel, T]` or `[pixel]` and residual contributions `[pixel, T, C]` of a tile."""
     latents = model.latents({name: site["value"] for name, site in sites.items() if site["type"] == "sample"})
@@ -77,8 +111,11 @@ def _replace(node: xr.Dataset, values: np.ndarray, points: bool) -> xr.Dataset:
     if variable == "backscatter":
         values = 10 ** (values / 10)
     valid = node["valid"].transpose("time", *space)
-    array = xr.DataArray(np.where(valid.values[:, None], values, np.nan).astype(np.float32),
-                         dims=("time", channel, *space), attrs=node[variable].attrs)
+    array = xr.DataArray(
+        np.where(valid.values[:, None], values, np.nan).astype(np.float32),
+        dims=("time", channel, *space),
+        attrs=node[variable].attrs,
+    )
     return node.drop_vars("withheld", errors="ignore").assign({variable: array})
 
 
@@ -93,7 +130,8 @@ def _truth(model, data: CubeTensors, fields: dict[str, np.ndarray], shared: dict
             modality = name.removesuffix("_residual")
             coords[f"{modality}_time"] = data.times[data.modalities[modality].index.numpy()]
             coords[f"{modality}_channel"] = list(data.channels[modality])
-            dims, attrs = (f"{modality}_time", f"{modality}_channel", "y", "x"), {"units": model.modalities[modality].unit}
+            dims = (f"{modality}_time", f"{modality}_channel", "y", "x")
+            attrs = {"units": model.modalities[modality].unit}
         truth[name] = (dims, array, attrs)
     for site, value in shared.items():
         truth[f"global_{site}"] = (tuple(f"{site}_{i}" for i in range(value.dim())), value.numpy())

@@ -1,8 +1,9 @@
 """All modalities to sites: where radar and optical meet, at the union dates of a pixel.
 
-Each modality is encoded in space; its features, with its geometry and a code of the modality, are added at the union
-date they belong to; attention mixes the dates; heads read off the sites of every latent process and the Gaussian of
-every static latent. What comes out is plain tensors: the guide makes distributions of them.
+Each modality is encoded in space; its features and its geometry are added at the union date they belong to; attention
+mixes the dates; a head reads off the sites of the physical variables and the Gaussian of every static latent. Each
+exclusive residual has a small reader of its own: what one sensor sees alone is a weak signal, and in shared weights the
+gradients of the strong ones would drown it. What comes out is plain tensors: the guide makes distributions of them.
 """
 
 from __future__ import annotations
@@ -70,14 +71,20 @@ class FusionEncoder(nn.Module):
         for name, count in channels.items():
             self.register_buffer(f"center_{name}", torch.zeros(count, 1, 1))
             self.register_buffer(f"spread_{name}", torch.ones(count, 1, 1))
+        plain = sum(encoder.inputs for encoder in self.spatial.values())
         self.dates = DateEmbedding(width)
-        self.temporal = TemporalEncoder(width, layers)
-        self.site_head = nn.Linear(width, 2 * sum(self.processes.values()))
-        self.static_head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 2 * static))
-        nn.init.normal_(self.site_head.weight, std=0.02)
-        nn.init.zeros_(self.site_head.bias)
+        self.readers = nn.ModuleDict(
+            {
+                name: _Reader(plain, count, width, layers) if name == "dynamic" else _Reader(plain, count, width // 2, 1)
+                for name, count in processes.items()
+            }
+        )
+        self.exclusive = nn.ModuleDict(
+            {name: nn.Linear(plain, width // 2) for name in processes if name != "dynamic"}
+        )
+        self.exclusive_dates = nn.ModuleDict({name: DateEmbedding(width // 2) for name in self.exclusive})
+        self.static_head = nn.Sequential(nn.Linear(2 * width + plain, width), nn.GELU(), nn.Linear(width, 2 * static))
         nn.init.normal_(self.static_head[-1].weight, std=0.02)
-        nn.init.zeros_(self.static_head[-1].bias)
 
     def center(self, name: str) -> Tensor:
         """`[C, 1, 1]` what is subtracted from the values of a modality."""
@@ -108,16 +115,18 @@ class FusionEncoder(nn.Module):
         tokens = self.dates(batch.dates).expand(len(batch.pixels), -1, -1).contiguous()
         present = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         own = torch.zeros_like(present)
+        direct = {m: tokens.new_zeros(*tokens.shape[:2], encoder.inputs) for m, encoder in self.spatial.items()}
         for name, encoder in self.spatial.items():
             if name not in batch.modalities:
                 continue
             modality = batch.modalities[name]
             values = (modality.values - self.center(name)) / self.spread(name)
-            features, near = encoder(values.flatten(0, 1), modality.seen.flatten(0, 1))
-            shape = modality.seen.shape[:2]
-            features, near = features.unflatten(0, shape), near.unflatten(0, shape)
             patch, y, x = where
-            features, near = features[patch, :, y, x], near[patch, :, y, x]
+            features, plain, near = (
+                maps.unflatten(0, modality.seen.shape[:2])[patch, :, y, x]
+                for maps in encoder(values.flatten(0, 1), modality.seen.flatten(0, 1))
+            )
+            direct[name] = direct[name].index_add(1, modality.index, torch.where(near.unsqueeze(-1), plain, 0.0))
             features = self.widen[name](features) + self.angles[name](self._angles(name, modality, batch.pixels))
             tokens = tokens.index_add(1, modality.index, torch.where(near.unsqueeze(-1), features, 0.0))
             present[:, modality.index] |= near
@@ -125,8 +134,25 @@ class FusionEncoder(nn.Module):
         # A pixel that was never seen itself keeps its prior, whatever its neighbours say.
         known = own.any(-1)
         present = present & known.unsqueeze(-1)
-        mixed = self.temporal(tokens, present)
-        return self._read(mixed, present, known)
+        plain = torch.cat(list(direct.values()), -1)
+        weight = present.unsqueeze(-1).to(plain.dtype)
+        count = weight.sum(1).clamp_min(1.0)
+        course = (plain * weight).sum(1) / count
+        mixed, mean, precision = self.readers["dynamic"](tokens, plain, course, present)
+        means, precisions = {"dynamic": mean}, {"dynamic": precision}
+        for name, embed in self.exclusive.items():
+            tokens = embed(plain) + self.exclusive_dates[name](batch.dates)
+            _, means[name], precisions[name] = self.readers[name](tokens, plain, course, present)
+        average = (mixed * weight).sum(1) / count
+        largest = mixed.masked_fill(weight == 0, -1e4).amax(1)
+        known = known.unsqueeze(-1)
+        loc, log_scale = self.static_head(torch.cat([average, largest, course], -1) * known).chunk(2, -1)
+        return Sites(
+            mean=means,
+            precision=precisions,
+            static_mean=torch.where(known, _bounded(loc), 0.0),
+            static_scale=torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0),
+        )
 
     def _angles(self, name: str, modality, pixels: Tensor) -> Tensor:
         """Sines and cosines of the geometry, `[T_m, 2 * angles]` or `[pixel, T_m, 2 * angles]`."""
@@ -134,22 +160,38 @@ class FusionEncoder(nn.Module):
         radians = torch.broadcast_tensors(*(torch.deg2rad(angles[angle]) for angle in self.geometry[name]))
         return torch.stack([f(angle) for angle in radians for f in (torch.sin, torch.cos)], -1)
 
-    def _read(self, mixed: Tensor, present: Tensor, known: Tensor) -> Sites:
-        raw = self.site_head(mixed).transpose(1, 2)
-        count = sum(self.processes.values())
-        mean = MAX_SITE_MEAN * torch.tanh(raw[:, :count] / MAX_SITE_MEAN)
-        # On a log scale: from vague (e^-6) to far sharper than any sensor (e^9) within the reach of a few steps.
-        precision = torch.exp(9.0 - F.softplus(9.0 - raw[:, count:] * 2.0)) * present.unsqueeze(1)
-        sizes = list(self.processes.values())
-        weight = present.unsqueeze(-1).to(mixed.dtype)
-        average = (mixed * weight).sum(1) / weight.sum(1).clamp_min(1.0)
-        largest = mixed.masked_fill(weight == 0, -1e4).amax(1)
-        pooled = torch.cat([average, largest], -1) * known.unsqueeze(-1)
-        loc, log_scale = self.static_head(pooled).chunk(2, -1)
-        known = known.unsqueeze(-1)
-        return Sites(
-            mean=dict(zip(self.processes, mean.split(sizes, 1), strict=True)),
-            precision=dict(zip(self.processes, precision.split(sizes, 1), strict=True)),
-            static_mean=torch.where(known, MAX_SITE_MEAN * torch.tanh(loc / MAX_SITE_MEAN), 0.0),
-            static_scale=torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0),
-        )
+
+class _Reader(nn.Module):
+    """Attention over the dates, and sites read off it.
+
+    What was measured, now and on average, also reaches the sites directly: linear regression learns in a few steps
+    what attention has to find out first.
+    """
+
+    def __init__(self, plain: int, latents: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.temporal = TemporalEncoder(width, layers)
+        self.head = nn.Linear(width, 2 * latents)
+        self.now = nn.Linear(plain, 2 * latents, bias=False)
+        self.level = nn.Linear(plain, 2 * latents, bias=False)
+        for part in (self.head, self.now, self.level):
+            nn.init.normal_(part.weight, std=0.02)
+
+    def forward(
+        self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens `[pixel, T, D]`, plain inputs `[pixel, T, P]`, their mean `[pixel, P]`, `[pixel, T]` presence.
+
+        Returns:
+            mixed tokens `[pixel, T, D]`, site means and precisions `[pixel, V, T]`.
+        """
+        mixed = self.temporal(tokens, present)
+        raw = self.head(mixed) + self.now(plain) + self.level(course).unsqueeze(1)
+        mean, log_precision = raw.transpose(1, 2).chunk(2, 1)
+        # On a log scale: from vague to far sharper than any sensor (e^9) within the reach of a few steps.
+        precision = torch.exp(9.0 - F.softplus(9.0 - 2.0 * log_precision)) * present.unsqueeze(1)
+        return mixed, _bounded(mean), precision
+
+
+def _bounded(mean: Tensor) -> Tensor:
+    return MAX_SITE_MEAN * torch.tanh(mean / MAX_SITE_MEAN)

@@ -30,15 +30,17 @@ class SpatialEncoder(nn.Module):
 
     Attributes:
         radius: pixels of context on each side; what a tile needs as halo.
+        inputs: number of plain inputs: values, mask, and their means around the pixel.
     """
 
     def __init__(self, channels: int, width: int, blocks: int = 1, kernel: int = 3) -> None:
         super().__init__()
-        self.stem = nn.Conv2d((channels + 1) * (1 + len(SCALES)), width, 1)
+        self.inputs = (channels + 1) * (1 + len(SCALES))
+        self.stem = nn.Conv2d(self.inputs, width, 1)
         self.blocks = nn.ModuleList(_Block(width, kernel) for _ in range(blocks))
         self.radius = max(SCALES) + blocks * (kernel // 2)
 
-    def forward(self, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode a stack of images.
 
         Args:
@@ -46,7 +48,8 @@ class SpatialEncoder(nn.Module):
             seen: `[image, y, x]` bool, true where the value may be used.
 
         Returns:
-            features `[image, y, x, D]`, and `[image, y, x]` bool: whether anything is seen within the largest scale.
+            features `[image, y, x, D]`; the plain inputs they are made of, `[image, y, x, inputs]`; and
+            `[image, y, x]` bool: whether anything is seen within the largest scale.
         """
         mask = seen.unsqueeze(1)
         inputs = [torch.cat([torch.where(mask, values, 0.0), mask.to(values.dtype)], 1)]
@@ -56,10 +59,11 @@ class SpatialEncoder(nn.Module):
             sums = F.avg_pool2d(sums, (1, 2 * scale + 1), 1, (0, scale))
             inputs.append(torch.cat([sums[:, :-1] / sums[:, -1:].clamp_min(1e-6), sums[:, -1:]], 1))
         near = inputs[-1][:, -1] > 0
-        features = self.stem(torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last))
+        plain = torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last)
+        features = self.stem(plain)
         for block in self.blocks:
             features = block(features)
-        return features.permute(0, 2, 3, 1), near
+        return features.permute(0, 2, 3, 1), plain.permute(0, 2, 3, 1), near
 
 
 class _Block(nn.Module):

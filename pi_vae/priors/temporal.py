@@ -1,6 +1,7 @@
 r"""Gaussian processes over irregular dates, and their exact posterior given Gaussian sites.
 
-A dynamic latent is :math:`u(\cdot) \sim GP(0, k)` with unit variance, evaluated at the union dates of all modalities,
+A dynamic latent is :math:`u(\cdot) \sim GP(0, k)` with unit variance: a part that differs between pixels but not in time,
+and a part that changes, :math:`k(t, t') = s + (1 - s)\,\kappa(|t - t'| / \ell)`. At the union dates of all modalities
 :math:`K = LL^\top`. The encoder emits *sites*, Gaussian pseudo-observations :math:`N(m_t \mid u_t, \lambda_t^{-1})`
 with :math:`\lambda_t = 0` where nothing was seen. Their exact posterior, whitened by :math:`u = Lw`, is
 
@@ -18,7 +19,8 @@ Example:
     >>> import torch
     >>> from pi_vae.priors import TemporalGP
     >>> gp = TemporalGP("matern32")
-    >>> prior = gp.prior(torch.tensor([0.0, 10.0, 200.0]), lengthscale=torch.tensor([50.0]))
+    >>> dates = torch.tensor([0.0, 10.0, 200.0])
+    >>> prior = gp.prior(dates, lengthscale=torch.tensor([50.0]), static_odds=torch.tensor([0.0]))
     >>> prior.event_shape  # one variable, three dates
     torch.Size([1, 3])
     >>> posterior = prior.condition(mean=torch.ones(1, 3), precision=torch.tensor([[4.0, 0.0, 0.0]]))
@@ -68,30 +70,33 @@ class TemporalGP(nn.Module):
         self.kernel.lengthscale = 1.0
         self.kernel.requires_grad_(False)
 
-    def covariance(self, first: Tensor, second: Tensor, lengthscale: Tensor) -> Tensor:
+    def covariance(self, first: Tensor, second: Tensor, lengthscale: Tensor, static_odds: Tensor) -> Tensor:
         """Prior covariance between two sets of dates.
 
         Args:
             first, second: `[S]` and `[T]` dates in days, at any spacing; equal dates are allowed.
             lengthscale: `[V]` in days.
+            static_odds: `[V]` variance of the part that does not change in time over that of the part that does.
 
         Returns:
             `[V, S, T]` in float64.
         """
         scale = lengthscale.double()[:, None, None]
-        return self.kernel(first.double()[:, None] / scale, second.double()[:, None] / scale).to_dense()
+        changing = self.kernel(first.double()[:, None] / scale, second.double()[:, None] / scale).to_dense()
+        static = (static_odds / (1 + static_odds)).double()[:, None, None]
+        return static + (1 - static) * changing
 
-    def prior(self, dates: Tensor, lengthscale: Tensor) -> GaussianProcess:
+    def prior(self, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> GaussianProcess:
         """The process at the dates.
 
         Args:
             dates: `[T]` in days.
-            lengthscale: `[V]` in days.
+            lengthscale, static_odds: `[V]`, see `covariance`.
 
         Returns:
             Distribution with event shape `[V, T]`.
         """
-        covariance = self.covariance(dates, dates, lengthscale)
+        covariance = self.covariance(dates, dates, lengthscale, static_odds)
         jitter = JITTER * torch.eye(len(dates), dtype=covariance.dtype, device=covariance.device)
         # Factorised in float64: T x T per variable is small beside everything that is done per pixel.
         return GaussianProcess(torch.linalg.cholesky(covariance + jitter).to(lengthscale.dtype))

@@ -44,7 +44,9 @@ def test_divergence_and_densities_are_those_of_the_dense_normals():
     dense_prior = MultivariateNormal(torch.zeros(5, dtype=torch.float64), prior.factor @ prior.factor.mT)
     dense = MultivariateNormal(posterior.mean, posterior.covariance)
     value = posterior.rsample()
-    assert torch.allclose(kl_divergence(posterior, prior.expand([4])), kl_divergence(dense, dense_prior).sum(-1), atol=1e-5)
+    assert torch.allclose(
+        kl_divergence(posterior, prior.expand([4])), kl_divergence(dense, dense_prior).sum(-1), atol=1e-5
+    )
     assert torch.allclose(posterior.log_prob(value), dense.log_prob(value).sum(-1), atol=1e-5)
     assert torch.allclose(prior.log_prob(value), dense_prior.log_prob(value).sum(-1), atol=1e-5)
 

@@ -1,0 +1,126 @@
+"""Command line ``pi-vae``, thin over the Python interface."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Physics with error bars from Sentinel-1 and Sentinel-2 time series.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder or store to write.")]
+Cube = Annotated[str, typer.Argument(help="A netCDF file or zarr folder of a cube, or the name of a sample.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@app.command()
+def demo(
+    output: Output = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="The small form: fewer steps and draws.")] = False,
+    seed: Seed = 0,
+    source: Annotated[str, typer.Option(help="A sample or a file of a cube.")] = "worldcereal_patch_belgium",
+) -> None:
+    """Fit the sample cube and write posterior, maps, figures, laws, scores and a report.
+
+    Example: pi-vae demo --quick --output demo
+    """
+    from inference.demo import demo as run_demo
+
+    run_demo(output, quick=quick, seed=seed, source=source)
+
+
+@app.command()
+def fit(
+    cube: Cube,
+    output: Output = Path("run"),
+    steps: Annotated[int, typer.Option(help="Optimisation steps.")] = 1500,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Fit a model to a cube; resumes from the output folder.
+
+    Example: pi-vae fit worldcereal_patch_belgium --output run --steps 1500
+    """
+    import torch
+
+    from inference import fit as run_fit
+    from pi_vae import Optical, PhysicsVAE, Radar
+    from pi_vae.data import open_cube
+
+    data = open_cube(cube)
+    build = {"s2": lambda: Optical(bands=data["s2"].band.values), "s1": lambda: Radar()}
+    torch.manual_seed(seed)
+    model = PhysicsVAE({name: make() for name, make in build.items() if name in data.children})
+    run_fit(model, data, steps=steps, seed=seed, device=device, checkpoint=output)
+
+
+@app.command()
+def predict(
+    cube: Cube,
+    run: Annotated[Path, typer.Option(help="Folder of a fit.")] = Path("run"),
+    output: Output = Path("maps.zarr"),
+    draws: Annotated[int, typer.Option(help="Posterior draws per pixel.")] = 64,
+) -> None:
+    """Write maps of every variable with its uncertainty to a zarr store.
+
+    Example: pi-vae predict worldcereal_patch_belgium --run run --output maps.zarr
+    """
+    from inference import load
+    from inference import predict as run_predict
+    from pi_vae.data import open_cube
+
+    data = open_cube(cube)
+    run_predict(load(run), data, output, draws=draws)
+
+
+@app.command()
+def discover(
+    cube: Cube,
+    run: Annotated[Path, typer.Option(help="Folder of a fit.")] = Path("run"),
+    target: Annotated[str, typer.Option(help="Modality whose residual is to be explained.")] = "s1",
+    output: Output = Path("laws.json"),
+    pixels: Annotated[int, typer.Option(help="Pixels whose residuals are used.")] = 250,
+    seed: Seed = 0,
+) -> None:
+    """Look for the equation behind a residual; prints the Pareto front with its evidence.
+
+    Example: pi-vae discover worldcereal_patch_belgium --run run --target s1
+    """
+    from inference import discover as run_discover
+    from inference import load, posterior
+    from pi_vae.data import open_cube
+
+    data = open_cube(cube)
+    laws = run_discover(posterior(load(run), data, draws=100, pixels=pixels, seed=seed), target=target, seed=seed)
+    laws.to_json(output)
+    typer.echo(str(laws))
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder that a demo wrote.")] = Path("demo")) -> None:
+    """Write the report of a folder of products again.
+
+    Example: pi-vae report demo
+    """
+    from inference.report import write_report
+
+    typer.echo(write_report(folder))
+
+
+def main() -> None:
+    """Run the command line; a foreseen error is one sentence on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("pyro").setLevel(logging.WARNING)
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"pi-vae: {error}", file=sys.stderr)
+        sys.exit(1)

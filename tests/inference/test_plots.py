@@ -1,0 +1,359 @@
+"""Figures show what the data say: panels, units, masks, bands and bars are those of the input."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+import sympy
+import xarray as xr
+from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.figure import Figure
+
+from inference.discovery import Coefficient, Law, Laws
+from inference.plots import (
+    elbo,
+    pixel_series,
+    reconstruction,
+    residual_law,
+    residual_map,
+    variable_map,
+    withheld_skill,
+)  # fmt: skip
+
+CHANNELS = {"s2": ("B04", "B08"), "s1": ("VV", "VH")}
+DATES, PIXELS, DRAWS, HEIGHT, WIDTH = 14, 24, 60, 12, 16
+NULL = tuple(np.linspace(-0.05, 0.12, 39))
+
+
+def days(count: int = DATES) -> np.ndarray:
+    return np.datetime64("2021-01-15T10:45", "ns") + np.arange(count) * np.timedelta64(26, "D")
+
+
+def season(phase: float | np.ndarray = 0.0) -> np.ndarray:
+    return 0.3 + 3.5 * np.exp(-0.5 * ((np.arange(DATES) - 6.0 - phase) / 2.2) ** 2)
+
+
+@pytest.fixture(scope="module")
+def tree() -> xr.DataTree:
+    """A pixel is bare, green and bare again; VV has a residual that falls with LAI, VH noise."""
+    rng = np.random.default_rng(0)
+    lai = season(rng.normal(0, 1, (PIXELS, 1)))
+    moisture = 0.2 + 0.06 * np.cos(np.arange(DATES)) + 0.02 * rng.normal(size=(PIXELS, 1))
+    residual = np.stack([1.5 * np.exp(-0.6 * lai) - 0.6, 0.3 * rng.normal(size=lai.shape)], -1)
+    red, nir = 0.12 - 0.02 * lai, 0.2 + 0.07 * lai
+    signal = {"s2": np.stack([red, nir], -1), "s1": np.stack([-9 - lai, -17 + lai], -1)}
+
+    def draws(mean: np.ndarray, sd: float) -> np.ndarray:
+        return mean + sd * rng.normal(size=(1, DRAWS, *mean.shape))
+
+    dims, time = ("chain", "draw", "pixel", "time"), days()
+    posterior = {
+        "lai": (dims, draws(lai, 0.3).clip(0.01)),
+        "cab": (dims, draws(30 + 4 * lai, 6.0)),
+        "soil_moisture": (dims, draws(moisture, 0.03).clip(0.03)),
+        "residual_s1": ((*dims, "s1_channel"), draws(residual, 0.15), {"units": "dB"}),
+    }
+    predictive, observed, constant, coords = {}, {}, {}, {}
+    for name, values in signal.items():
+        axes = ("pixel", f"{name}_time", f"{name}_channel")
+        unit, noise = {"s2": ("1", 0.012), "s1": ("dB", 0.8)}[name]
+        seen = rng.random((PIXELS, DATES)) < (0.6 if name == "s2" else 0.95)
+        predictive[name] = (("chain", "draw", *axes), draws(values, noise), {"units": unit})
+        noisy = values + noise * rng.normal(size=values.shape)
+        observed[name] = (axes, np.where(seen[..., None], noisy, np.nan), {"units": unit})
+        constant[f"{name}_seen"] = (axes[:2], seen)
+        coords |= {axes[1]: time, axes[2]: list(CHANNELS[name])}
+    place = {"row": ("pixel", np.arange(PIXELS) // 6), "column": ("pixel", np.arange(PIXELS) % 6)}
+    groups = {
+        "posterior": (posterior, {"time": time, "s1_channel": coords["s1_channel"]}),
+        "posterior_predictive": (predictive, coords),
+        "observed_data": (observed, coords),
+        "constant_data": (constant, {"s1_time": time, "s2_time": time, "time": time}),
+    }
+    return xr.DataTree.from_dict({k: xr.Dataset(v, c | place) for k, (v, c) in groups.items()})
+
+
+@pytest.fixture(scope="module")
+def maps() -> xr.Dataset:
+    """A field that greens from west to east; the first pixel was never observed, optics saw the other dates."""
+    rng = np.random.default_rng(1)
+    space, fields = ("y", "x"), np.repeat(season(np.linspace(-2, 2, WIDTH)[:, None])[None], HEIGHT, 0)
+    lai = fields.transpose(2, 0, 1) * rng.uniform(0.8, 1.2, (HEIGHT, WIDTH))
+    flags = np.zeros((DATES, HEIGHT, WIDTH), np.uint8)
+    flags[:, 0, 0] = 1 | 2 | 4
+    arrays = {
+        "lai_mean": (("time", *space), lai.astype("f4"), {"units": "m2 m-2"}),
+        "lai_sd": (("time", *space), (0.1 + 0.2 * lai).astype("f4"), {"units": "m2 m-2"}),
+        "n_mean": (space, rng.normal(1.5, 0.1, (HEIGHT, WIDTH)), {"units": "1"}),
+        "n_sd": (space, np.full((HEIGHT, WIDTH), 0.2), {"units": "1"}),
+        "flags": (("time", *space), flags),
+    }
+    coords = {"time": days(), "y": 5e6 - 10.0 * np.arange(HEIGHT), "x": 5e5 + 10.0 * np.arange(WIDTH)}
+    coords["spatial_ref"] = 0
+    signal = {"s2": np.stack([0.12 - 0.02 * lai, 0.2 + 0.07 * lai], 1), "s1": np.stack([-9 - lai, -17 + lai], 1)}
+    for name, values in signal.items():
+        dims, attrs = (f"{name}_time", f"{name}_channel", *space), {"units": "1" if name == "s2" else "dB"}
+        coords |= {dims[0]: days(), dims[1]: list(CHANNELS[name])}
+        arrays[f"{name}_mean"] = (dims, values, attrs)
+        arrays[f"residual_{name}_mean"] = (dims, values - values.mean(0), attrs)
+    return xr.Dataset(arrays, coords)
+
+
+@pytest.fixture(scope="module")
+def cube(maps: xr.Dataset) -> xr.DataTree:
+    """Observations 0.01 or 0.5 dB off, by turns up and down; one is withheld and absurd."""
+    nodes = {}
+    for name, (variable, dim) in {"s2": ("reflectance", "band"), "s1": ("backscatter", "pol")}.items():
+        sign = np.where(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 2, 1.0, -1.0)
+        values = maps[f"{name}_mean"].values + (0.01 if name == "s2" else 0.5) * sign
+        withheld = np.zeros((DATES, HEIGHT, WIDTH), bool)
+        withheld[3, 2, 2], values[3, :, 2, 2] = True, 50.0
+        values = 10 ** (values / 10) if name == "s1" else values
+        nodes[name] = xr.Dataset(
+            {
+                variable: (("time", dim, "y", "x"), values),
+                "valid": (("time", "y", "x"), np.ones_like(withheld)),
+                "withheld": (("time", "y", "x"), withheld),
+            },
+            {"time": days(), dim: list(CHANNELS[name])},
+        )
+    return xr.DataTree.from_dict(nodes)
+
+
+def make_laws(heldout: float) -> Laws:
+    """Two candidates for VV, the second with the held-out skill given, and one for VH that is worthless."""
+
+    def law(channel: str, form: str, complexity: int, skill: float) -> Law:
+        coefficients = {"c0": Coefficient(1.5, 1.4, 0.1), "c1": Coefficient(-0.6, -0.55, 0.05)}
+        names = [name for name in coefficients if name in form]
+        symbols = {name: sympy.Symbol(name) for name in ("lai", "c0", "c1")}
+        return Law(
+            "s1", channel, CHANNELS["s1"], sympy.sympify(form, symbols), {n: coefficients[n] for n in names}, "dB",
+            {"lai": "m2 m-2"}, {"lai": (0.3, 3.8)}, complexity, skill + 0.05, skill, NULL,
+        )  # fmt: skip
+
+    front = (law("VV", "c1*lai", 3, 0.05), law("VV", "c0*exp(c1*lai)", 6, heldout), law("VH", "c1*lai", 3, -4.0))
+    return Laws("s1", front, NULL)
+
+
+SCORES = {
+    "s2": {
+        "n": 1200,
+        "rmse": {"B04": 0.02, "B08": 0.03},
+        "coverage_90": 0.9,
+        "coverage_90_by_channel": {"B04": 0.88, "B08": 0.92},
+        "baselines": {"linear": {"B04": 0.04, "B08": 0.04}, "date_mean": {"B04": 0.025, "B08": 0.06}},
+    },
+    "s1": {
+        "n": 900,
+        "rmse": {"VV": 1.2},
+        "coverage_90": 0.75,
+        "coverage_90_by_channel": {"VV": 0.75},
+        "baselines": {"linear": {"VV": 1.0}, "date_mean": {"VV": None}},
+    },
+}
+
+
+def panels(figure: Figure) -> list:
+    return [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+
+
+def has_unit(label: str) -> bool:
+    return label.endswith("]") and "[" in label
+
+
+# Maps
+
+
+def test_map_has_mean_and_sd_at_six_dates(maps: xr.Dataset) -> None:
+    figure = variable_map(maps, "lai")
+    grid = panels(figure)
+    assert len(grid) == 12
+    assert [a.get_title() for a in grid[:6]] == [str(d)[:10] for d in days()[[0, 3, 5, 8, 10, 13]]]
+    np.testing.assert_allclose(grid[1].images[0].get_array(), np.ma.masked_array(maps.lai_mean[3]), rtol=1e-6)
+    np.testing.assert_allclose(grid[7].images[0].get_array(), np.ma.masked_array(maps.lai_sd[3]), rtol=1e-6)
+    labels = [a.get_ylabel() for a in figure.axes if a.get_label() == "<colorbar>"]
+    assert [label.partition(" ")[0] for label in labels] == ["mean", "sd"]
+    assert all(label.endswith("[m² m⁻²]") for label in labels)
+
+
+def test_map_masks_pixels_never_observed_and_no_others(maps: xr.Dataset) -> None:
+    for axes in panels(variable_map(maps, "lai")):
+        masked = np.ma.getmaskarray(axes.images[0].get_array())
+        assert masked[0, 0] and masked.sum() == 1
+
+
+def test_maps_of_a_row_share_their_colours(maps: xr.Dataset) -> None:
+    grid = panels(variable_map(maps, "lai"))
+    for row, colours in ((grid[:6], "viridis"), (grid[6:], "magma")):
+        assert len({a.images[0].get_clim() for a in row}) == 1
+        assert {a.images[0].get_cmap().name for a in row} == {colours}
+    assert grid[6].images[0].get_clim()[0] == 0
+
+
+def test_dates_asked_for_are_the_nearest(maps: xr.Dataset) -> None:
+    grid = panels(variable_map(maps, "lai", dates=["2021-03-10", np.datetime64("2021-06-25")]))
+    assert [a.get_title() for a in grid[:2]] == ["2021-03-08", "2021-06-20"]
+
+
+def test_static_variable_has_one_column_and_distances(maps: xr.Dataset) -> None:
+    figure = variable_map(maps, "n")
+    assert len(panels(figure)) == 2
+    assert panels(figure)[0].get_ylabel() == "y [km]" and figure.get_supxlabel() == "x [km]"
+    assert panels(figure)[0].images[0].get_extent() == pytest.approx([0, 0.16, 0, 0.12])
+
+
+def test_map_of_an_unknown_variable_is_refused(maps: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="'cab'"):
+        variable_map(maps, "cab")
+
+
+def test_residual_map_is_symmetric_about_zero(maps: xr.Dataset) -> None:
+    grid = panels(residual_map(maps, "s1"))
+    assert len(grid) == 2 * 6
+    (low, high), = {a.images[0].get_clim() for a in grid}
+    assert low == -high and grid[0].images[0].get_cmap().name == "RdBu"
+    np.testing.assert_allclose(grid[7].images[0].get_array()[1:], maps.residual_s1_mean[3, 1, 1:])
+    with pytest.raises(ValueError, match="'s3'"):
+        residual_map(maps, "s3")
+
+
+# Series
+
+
+def test_series_has_a_panel_for_each_quantity_with_its_unit(tree: xr.DataTree) -> None:
+    labels = [a.get_ylabel() for a in pixel_series(tree, 3).axes]
+    assert [label.rpartition(" [")[2] for label in labels] == [
+        "m² m⁻²]", "µg cm⁻²]", "m³ m⁻³]", "–]", "dB]", "dB]",
+    ]  # fmt: skip
+    assert labels[3:] == ["NDVI [–]", "VV [dB]", "VH [dB]"]
+
+
+def test_bands_are_the_quantiles_of_the_draws(tree: xr.DataTree) -> None:
+    axes = pixel_series(tree, 3).axes
+    draws = tree["posterior"]["lai"].values[0, :, 3]
+    outer, inner = (c for c in axes[0].collections if isinstance(c, FillBetweenPolyCollection))
+    for band, levels in ((outer, (0.05, 0.95)), (inner, (0.25, 0.75))):
+        drawn = band.get_paths()[0].vertices[:, 1]
+        for level in np.quantile(draws, levels, axis=0):
+            assert np.isclose(drawn[:, None], level).any(0).all()
+    np.testing.assert_allclose(axes[0].lines[0].get_ydata(), np.median(draws, 0))
+    red, nir = np.moveaxis(tree["posterior_predictive"]["s2"].values[0, :, 3], -1, 0)
+    (band,) = (c for c in axes[3].collections if isinstance(c, FillBetweenPolyCollection))
+    ndvi = np.quantile((nir - red) / (nir + red), (0.05, 0.95), axis=0)
+    assert np.isclose(band.get_paths()[0].vertices[:, 1][:, None], ndvi.ravel()).any(0).all()
+
+
+def test_observations_are_dots_and_withheld_ones_open(tree: xr.DataTree) -> None:
+    withheld = {"s1": (days()[[2, 5]], np.array([[-10.0, -16.0], [-11.0, -15.0]]))}
+    axes = pixel_series(tree, 3, withheld).axes
+    dots = {line.get_label(): line for line in axes[5].lines}
+    np.testing.assert_array_equal(dots["observed"].get_ydata(), tree["observed_data"]["s1"].values[3, :, 1])
+    np.testing.assert_array_equal(dots["withheld"].get_ydata(), [-16.0, -15.0])
+    assert dots["withheld"].get_markerfacecolor() == "white"
+    assert "withheld" not in {line.get_label() for line in axes[3].lines}
+
+
+def test_series_without_red_or_radar_leaves_panels_out(tree: xr.DataTree) -> None:
+    part = tree["posterior_predictive"].to_dataset().drop_vars("s1").isel(s2_channel=[1])
+    figure = pixel_series(xr.DataTree.from_dict({"posterior": tree["posterior"].to_dataset(),
+                                                 "posterior_predictive": part}))  # fmt: skip
+    assert len(figure.axes) == 3
+    with pytest.raises(ValueError, match="0 to 23"):
+        pixel_series(tree, 24)
+
+
+# Skill
+
+
+def test_reconstruction_gives_the_error_of_what_was_seen(maps: xr.Dataset, cube: xr.DataTree) -> None:
+    found = panels(reconstruction(maps, cube))
+    assert [a.get_title().split()[0] for a in found] == ["B04", "B08", "VV", "VH"]
+    for axes, rmse, unit in zip(found, ("0.01", "0.01", "0.5", "0.5"), ("–", "–", "dB", "dB"), strict=True):
+        assert f"RMSE {rmse}" in axes.get_title() and axes.get_xlabel() == f"observed [{unit}]"
+        counted = axes.collections[0].get_array().sum()
+        assert 0.99 * DATES * HEIGHT * WIDTH < counted < DATES * HEIGHT * WIDTH
+    observed = np.delete(10 * np.log10(cube["s1"]["backscatter"].values[:, 0]), (3 * HEIGHT + 2) * WIDTH + 2)
+    assert f"R² {1 - 0.25 / observed.var():.2f}" in found[2].get_title()
+
+
+def test_elbo_is_the_negative_loss_and_clips_the_start() -> None:
+    step = np.arange(0, 2000, 10)
+    loss = -1.5 + 300 * np.exp(-step / 15) + 0.05 * np.random.default_rng(0).normal(size=step.size)
+    (axes,) = elbo({"step": step.tolist(), "loss": loss.tolist(), "seconds": step.tolist()}).axes
+    raw, smooth = axes.lines
+    np.testing.assert_array_equal(raw.get_ydata(), -loss)
+    assert np.std(np.diff(smooth.get_ydata()[-60:-10])) < 0.3 * np.std(np.diff(-loss[-60:-10]))
+    assert -5 < axes.get_ylim()[0] < 1.4 < axes.get_ylim()[1] < 3
+    assert has_unit(axes.get_xlabel()) and has_unit(axes.get_ylabel())
+    with pytest.raises(ValueError, match="empty"):
+        elbo({"step": [], "loss": [], "seconds": []})
+
+
+def test_bars_are_ratios_and_dots_are_coverage() -> None:
+    upper, lower = withheld_skill(SCORES).axes
+    heights = [bar.get_height() for bar in upper.patches]
+    np.testing.assert_allclose(heights, [0.5, 0.75, 1.2, 0.8, 0.5, np.nan])
+    np.testing.assert_allclose(lower.lines[0].get_ydata(), [0.88, 0.92, 0.75])
+    assert [t.get_text() for t in lower.get_xticklabels()] == ["B04", "B08", "VV"]
+    assert lower.lines[1].get_ydata()[0] == 0.9 and lower.get_ylim()[0] < 0.75
+    assert "s2 1,200" in lower.get_xlabel() and has_unit(upper.get_ylabel()) and has_unit(lower.get_ylabel())
+
+
+# Laws
+
+
+def test_the_law_that_passes_is_shown_and_named(tree: xr.DataTree) -> None:
+    figure = residual_law(tree, make_laws(0.7))
+    assert figure.get_suptitle() == "Laws that pass the null"
+    vv, vh, front = figure.axes
+    assert vv.get_title().startswith("VV: law") and "e^{" in vv.get_title()
+    assert "fails the null" in vh.get_title()
+    assert vv.get_xlabel() == "law [dB]" and vv.get_ylabel() == "VV residual [dB]"
+    lai = tree["posterior"]["lai"].mean(("chain", "draw")).values[tree["constant_data"]["s1_seen"].values]
+    points = vv.containers[0].lines[0]
+    x = np.sort(points.get_xdata())
+    assert len(x) == 250 < lai.size
+    assert np.isclose(x[:, None], 1.5 * np.exp(-0.6 * lai)).any(1).all()
+    sd = tree["posterior"]["residual_s1"].std(("chain", "draw")).values[..., 0]
+    bars = np.array([np.ptp(s[:, 1]) / 2 for s in vv.containers[0].lines[2][0].get_segments()])
+    assert np.isclose(bars[:, None], sd.ravel(), rtol=1e-4).any(1).all()
+
+
+def test_front_has_the_null_and_fills_only_what_passes(tree: xr.DataTree) -> None:
+    front = residual_law(tree, make_laws(0.7)).axes[-1]
+    (band,) = front.patches
+    assert band.get_y() + band.get_height() == pytest.approx(np.quantile(NULL, 0.95, method="higher"))
+    points = {(line.get_xdata()[0], round(float(line.get_ydata()[0]), 3)): line for line in front.lines
+              if line.get_marker() == "o"}  # fmt: skip
+    assert points[3, 0.05].get_markerfacecolor() == "white" != points[6, 0.7].get_markerfacecolor()
+    assert front.get_ylim()[0] > -1, "a skill of -4 must not squeeze the rest"
+
+
+def test_no_law_is_said_to_be_none(tree: xr.DataTree) -> None:
+    figure = residual_law(tree, make_laws(0.08))
+    assert figure.get_suptitle() == "No law passes the null"
+    assert figure.axes[0].get_title().startswith("VV: best candidate, fails the null")
+    empty = residual_law(tree, Laws("s1", (), ()))
+    assert [a.get_title() for a in empty.axes[:2]] == ["VV: no candidate", "VH: no candidate"]
+
+
+def test_laws_of_another_modality_are_refused(tree: xr.DataTree) -> None:
+    with pytest.raises(ValueError, match="target='s1'"):
+        residual_law(tree, make_laws(0.7), target="s2")
+
+
+# All
+
+
+def test_figures_save_and_leave_no_state(tree: xr.DataTree, maps: xr.Dataset, cube: xr.DataTree) -> None:
+    before = dict(matplotlib.rcParams)
+    for figure in (variable_map(maps, "lai"), pixel_series(tree), residual_law(tree, make_laws(0.7)),
+                   reconstruction(maps, cube), withheld_skill(SCORES)):  # fmt: skip
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=40)
+        assert file.getvalue()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert dict(matplotlib.rcParams) == before
