@@ -106,7 +106,7 @@ class Optical(Modality):
         self,
         bands: Sequence[str] = S2_BANDS,
         sensor: str = "S2A",
-        nodes: int | None = 4,
+        nodes: int | None = 3,
         residual: int = 3,
         degrees_of_freedom: float = 4.0,
     ) -> None:
@@ -139,7 +139,7 @@ class Radar(Modality):
 
     unit = "dB"
 
-    def __init__(self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 6.0) -> None:
+    def __init__(self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 12.0) -> None:
         super().__init__(
             WaterCloud(soil=soil),
             ("VV", "VH"),

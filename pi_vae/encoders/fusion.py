@@ -75,7 +75,7 @@ class FusionEncoder(nn.Module):
         self.dates = DateEmbedding(width)
         self.readers = nn.ModuleDict(
             {
-                name: _Reader(plain, count, width, layers) if name == "dynamic" else _Reader(plain, count, width // 2, 1)
+                name: _Reader(plain, count, width, layers) if name == "dynamic" else _Reader(plain, count, width // 2, layers)
                 for name, count in processes.items()
             }
         )
