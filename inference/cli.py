@@ -98,8 +98,11 @@ def discover(
     from inference import load, posterior
     from pi_vae.data import open_cube
 
-    data = open_cube(cube)
-    laws = run_discover(posterior(load(run), data, draws=100, pixels=pixels, seed=seed), target=target, seed=seed)
+    data, fitted = open_cube(cube), load(run)
+    if target not in fitted.model.modalities:
+        known = ", ".join(fitted.model.modalities)
+        raise ValueError(f"Target {target!r} is no modality of the run in {run}: give one of {known}.")
+    laws = run_discover(posterior(fitted, data, draws=100, pixels=pixels, seed=seed), target=target, seed=seed)
     laws.to_json(output)
     typer.echo(str(laws))
 

@@ -19,7 +19,7 @@ import xarray as xr
 from rich.console import Console
 
 from inference import plots
-from inference.discovery import discover
+from inference.discovery import Template, discover
 from inference.evaluation import withheld_scores
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 SAMPLE = "worldcereal_patch_belgium"
 MAPPED = ("lai", "cab", "soil_moisture")
 AT_BOUND = 0.01  # of the width of the support
+OPERATORS = ("add", "sub", "mul", "div", "exp", "log", "sqrt", "square")  # waves in a physical variable are no physics
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _build(
             encoding={f"/{g}": {v: encoding for v in node.data_vars} for g, node in tree.children.items()},
         )
     with stage("discovery"):
-        laws = discover(tree, target="s1", seed=seed)
+        laws = discover(tree, target="s1", template=Template(operators=OPERATORS), seed=seed)
         laws.to_json(folder / "laws.json")
         console.print(str(laws))
     with stage("figures"):

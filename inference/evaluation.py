@@ -47,9 +47,15 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
                 mean = torch.cat([m for m, _, _ in parts]).mean(0)
                 predictive = torch.cat([p for _, p, _ in parts])
                 levels = torch.tensor([0.05, 0.25, 0.75, 0.95])
-                collected[name].append((parts[0][2], mean, torch.quantile(predictive, levels, dim=0)))
+                if mean.numel():
+                    collected[name].append((parts[0][2], mean, torch.quantile(predictive, levels, dim=0)))
     scores = {}
     for name, parts in collected.items():
+        if not parts:
+            raise ValueError(
+                f"Node {name!r} of the cube has no withheld observation to score: mark some with "
+                "pi_vae.data.withhold before the fit."
+            )
         values, mean, quantiles = (torch.cat([p[i] for p in parts], -2).numpy() for i in range(3))
         scores[name] = _score(data.channels[name], values, mean, quantiles)
         scores[name]["baselines"] = _baselines(data, name)

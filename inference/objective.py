@@ -1,6 +1,7 @@
 r"""The training objective: evidence of what the encoder saw, prediction of what it did not.
 
-With some observations hidden from the encoder (:math:`y = y_{seen} \cup y_{hidden}`) the chain rule splits the evidence,
+With some observations hidden from the encoder, :math:`y = y_{seen} \cup y_{hidden}`, the chain rule splits the
+evidence,
 
 .. math:: \log p(y) = \log p(y_{seen}) + \log p(y_{hidden} \mid y_{seen})
           \ge ELBO(y_{seen}) + \log E_{q(u \mid y_{seen})}[p(y_{hidden} \mid u)] .

@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from inference.discovery.dataset import Table, read_table
 from inference.discovery.law import LEVEL, Law, Laws
 from inference.prediction import FLAGS
+from inference.training import PHASE_IN
 from pi_vae.variables import CATALOGUE
 
 __all__ = ["elbo", "pixel_series", "reconstruction", "residual_law", "residual_map", "variable_map", "withheld_skill"]
@@ -33,7 +34,6 @@ STYLE = {
     "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white", "date.converter": "concise",
 }  # fmt: skip
 MAX_DATES, MAX_POINTS = 6, 250
-PHASE_IN = 0.2  # share of the steps in which `fit` phases the divergence from the prior in
 VARIABLES = {"lai": GREEN, "cab": ORANGE, "soil_moisture": BLUE}
 SIGNALS = {"NDVI": ("s2", ("B08", "B04"), GREEN), "VV": ("s1", ("VV",), SKY), "VH": ("s1", ("VH",), RED)}
 

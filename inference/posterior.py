@@ -153,5 +153,5 @@ def _location(cube: xr.DataTree, data: CubeTensors, rows: torch.Tensor, columns:
     node = cube[next(iter(data.channels))].to_dataset()
     location = {"pixel": np.arange(len(rows)), "row": ("pixel", rows.numpy()), "column": ("pixel", columns.numpy())}
     if not data.points and "x" in node.coords:
-        location |= {"y": ("pixel", node.y.values[rows]), "x": ("pixel", node.x.values[columns])}
+        location |= {"y": ("pixel", node.y.values[rows.numpy()]), "x": ("pixel", node.x.values[columns.numpy()])}
     return location

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
 import numpy as np
+import rasterio
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import torch
 import xarray as xr
@@ -49,15 +51,16 @@ def predict(
 
     Raises:
         CubeError: the cube breaks the data contract.
-        ValueError: the store belongs to a cube of another shape.
+        ValueError: the store belongs to a cube of another shape or dates, or to another run, seed or number of draws.
     """
     validate(cube)
     model, store = run.model, Path(store)
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    origin = _origin(model, draws, seed)
     if store.exists():
-        _check_store(store, data)
+        _check_store(store, data, origin)
     else:
-        empty = _template(model, cube, data, tile)
+        empty = _template(model, cube, data, tile).assign_attrs(origin=origin)
         # Chunks that were never written read back as the fill value: it has to say that they are untouched.
         fill = {"flags": {"fill_value": UNTOUCHED}}
         empty.to_zarr(store, compute=False, zarr_format=3, consolidated=False, encoding=fill)
@@ -107,6 +110,8 @@ def export_geotiff(maps: xr.Dataset, name: str, statistic: str, path: str | Path
     layer.attrs["long_name"] = tuple(f"{name} {statistic} {date}" for date in dates)
     temporary = path.with_name(f".{path.name}")
     layer.rio.to_raster(temporary, driver="GTiff", compress="deflate", dtype="float32")
+    with rasterio.open(temporary, "r+") as file:  # per band, where GIS programs look for it
+        file.units = (layer.attrs.get("units", ""),) * file.count
     temporary.replace(path)
     return path
 
@@ -167,8 +172,8 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
     height, width = data.shape
     node = cube[next(iter(data.channels))].to_dataset()
     coords = {"time": data.times}
-    coords["y"] = node.y.values if "y" in node.coords else np.arange(height)
-    coords["x"] = node.x.values if "x" in node.coords else np.arange(width)
+    coords["y"] = node.y.values if not data.points and "y" in node.coords else np.arange(height)
+    coords["x"] = node.x.values if not data.points and "x" in node.coords else np.arange(width)
     sizes = {"time": len(data.dates), "y": height, "x": width}
     for name, m in data.modalities.items():
         coords[f"{name}_time"] = data.times[m.index.numpy()]
@@ -199,10 +204,22 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
     return maps
 
 
-def _check_store(store: Path, data: CubeTensors) -> None:
+def _origin(model, draws: int, seed: int) -> str:
+    """A fingerprint of what makes the maps: weights, draws and seed."""
+    digest = hashlib.sha256(f"{draws} {seed}".encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_store(store: Path, data: CubeTensors, origin: str) -> None:
     existing = xr.open_zarr(store, consolidated=False)
     found = {d: existing.sizes.get(d) for d in ("time", "y", "x")}
     wanted = dict(zip(("time", "y", "x"), (len(data.dates), *data.shape), strict=True))
     if found != wanted:
         raise ValueError(f"The store {store} holds maps of shape {found}, the cube is {wanted}: give another folder.")
+    if existing.attrs.get("origin") != origin or not np.array_equal(existing.time.values, data.times):
+        raise ValueError(
+            f"The store {store} holds maps of another run, other dates, draws or seed: give another folder."
+        )
     log.info("continuing the store %s", store)

@@ -6,9 +6,12 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyro
 import torch
 import xarray as xr
 from lightning_fabric import Fabric
@@ -23,6 +26,7 @@ from pi_vae.data.occlusion import occlude
 __all__ = ["Run", "fit", "load"]
 
 CHECKPOINT = "checkpoint.pt"
+PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
 log = logging.getLogger(__name__)
 
 
@@ -102,13 +106,13 @@ def fit(
     observations = sum(int(m.seen.sum()) * m.values.shape[2] for m in data.modalities.values())
     count = pixels if data.points else patches
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
-    with _bar(progress) as bar:
+    with _bar(progress) as bar, _deterministic():
         task = bar.add_task("fit", total=steps, completed=first, elbo=math.nan, rate=0.0)
         for step in range(first, steps):
-            model.kl_weight = min(1.0, (step + 1) / (0.2 * steps))
+            model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * steps))
             batch = data.patches(count, patch_size, pixels, generator)
             batch = occlude(batch, generator).to(fabric.device)
-            loss = elbo(batch) / observations
+            loss = _loss(elbo, batch) / observations
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
@@ -173,6 +177,15 @@ def _parameter_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     return [{"params": others, "lr": learning_rate}, {"params": slow, "lr": 0.05 * learning_rate}]
 
 
+def _loss(elbo, batch) -> torch.Tensor:
+    """The loss; NaN where the parameters have run away so far that there is none."""
+    try:
+        with pyro.validation_enabled(False):
+            return elbo(batch)
+    except torch.linalg.LinAlgError:
+        return torch.tensor(math.nan)
+
+
 def _schedule(step: int, steps: int) -> float:
     warm = max(1, int(0.03 * steps))
     return min(1.0, (step + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
@@ -235,6 +248,20 @@ def _load_weights(model: PhysicsVAE, weights: dict, path: Path) -> None:
             f"{path} belongs to a model of another structure ({str(error).splitlines()[-1].strip()}): build the model "
             "with the settings of that fit."
         ) from error
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Same seed, same numbers: gradients of an indexed tensor are otherwise summed in the order that threads finish."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 def _bar(enabled: bool) -> Progress:

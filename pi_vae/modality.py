@@ -108,7 +108,7 @@ class Optical(Modality):
         sensor: str = "S2A",
         nodes: int | None = 3,
         residual: int = 3,
-        degrees_of_freedom: float = 4.0,
+        degrees_of_freedom: float = 3.0,
     ) -> None:
         bands = tuple(str(band) for band in bands)
         super().__init__(
@@ -139,7 +139,7 @@ class Radar(Modality):
 
     unit = "dB"
 
-    def __init__(self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 12.0) -> None:
+    def __init__(self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 30.0) -> None:
         super().__init__(
             WaterCloud(soil=soil),
             ("VV", "VH"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import xarray as xr
 
 from inference import Run
 from pi_vae import Optical, PhysicsVAE, Radar
@@ -32,7 +33,7 @@ def simulated(build):
         node["valid"] = node["valid"].copy()
         node["valid"][1:, 7:, 9:] = False
         node["valid"][:, 0, 0] = False
-    return simulate(build(), type(cube).from_dict(nodes), seed=3)
+    return simulate(build(), xr.DataTree.from_dict(nodes))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from pi_vae.variables import CATALOGUE
+from pi_vae.variables import CATALOGUE, Variable
 
 __all__ = ["DRIVERS", "GEOMETRY", "KNOWN_INPUTS", "Table", "read_table"]
 
@@ -102,7 +102,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
     Args:
         tree: groups `posterior` and `constant_data`.
         target: modality whose residual is to be explained.
-        inputs: names of the inputs. Default: the variables that the target sees, the weather and its geometry;
+        inputs: names of the inputs. Default: the dynamic variables that not only the target sees, the weather and its geometry;
             `day_of_year` (1–366) only on request, as a law of the calendar can not become part of an operator.
 
     Returns:
@@ -199,13 +199,22 @@ def _wanted(posterior: xr.Dataset, constant: xr.Dataset, target: str, inputs: Se
     there = [v for v in CATALOGUE if v in posterior]
     there += [d for d in DRIVERS if d in constant] + [g for g in GEOMETRY if f"{target}_{g}" in constant]
     if inputs is None:
-        return [n for n in there if n not in CATALOGUE or target in CATALOGUE[n].seen_by]
+        return [n for n in there if n not in CATALOGUE or _independent(CATALOGUE[n], target)]
     missing = [name for name in inputs if name not in (*there, DAY_OF_YEAR)]
     if missing:
         raise ValueError(
             f"The posterior holds no input {missing[0]!r}: choose from {', '.join((*there, DAY_OF_YEAR))}."
         )
     return list(inputs)
+
+
+def _independent(variable: Variable, target: str) -> bool:
+    """Whether a variable is a candidate unasked: it changes in time and not only the target's operator reads it.
+
+    What the target alone informs comes from the same observations as the residual: their errors go together, and a
+    relation between the two says more about the inference than about the surface.
+    """
+    return variable.dynamic and variable.seen_by != (target,)
 
 
 def _constant(values: np.ndarray) -> bool:

@@ -5,4 +5,14 @@ from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, valida
 from pi_vae.data.occlusion import withhold
 from pi_vae.data.simulate import pattern, simulate
 
-__all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "pattern", "samples", "simulate", "validate", "withhold"]
+__all__ = [
+    "CubeError",
+    "CubeWarning",
+    "complete",
+    "open_cube",
+    "pattern",
+    "samples",
+    "simulate",
+    "validate",
+    "withhold",
+]

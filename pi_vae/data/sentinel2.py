@@ -172,6 +172,8 @@ def _scale_faults(where: str, seen: np.ndarray) -> Iterator[str]:
 
 
 def _offset_faults(where: str, names: list[str], seen: np.ndarray, attrs: Mapping[str, object]) -> Iterator[str]:
+    if attrs.get("simulated"):
+        return
     baseline = _baseline(attrs)
     negative = [np.mean(row[np.isfinite(row)] < -0.02) if np.isfinite(row).any() else 0.0 for row in seen]
     worst = int(np.argmax(negative))

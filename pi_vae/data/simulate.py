@@ -57,27 +57,35 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
                     target[name][..., rows, columns] = image
     nodes = {name: node.to_dataset() for name, node in cube.children.items() if name != "truth"}
     for name in data.modalities:
-        nodes[name] = _replace(nodes[name], drawn[name], data.points)
+        nodes[name] = _replace(nodes[name], drawn[name], data.channels[name], data.points)
     nodes["truth"] = _truth(model, data, truth, shared)
     return xr.DataTree.from_dict(nodes)
 
 
-def pattern(size: int = 60, bands: tuple[str, ...] = PATTERN_BANDS, cloudy: float = 0.3, seed: int = 0) -> xr.DataTree:
+def pattern(
+    size: int = 60,
+    bands: tuple[str, ...] = PATTERN_BANDS,
+    optical_days: int = 20,
+    radar_days: int = 12,
+    cloudy: float = 0.3,
+    seed: int = 0,
+) -> xr.DataTree:
     """An empty cube with real geometry, to simulate into where there are no data.
 
     Args:
         size: pixels along each side, at 10 m.
         bands: optical bands.
+        optical_days, radar_days: days between images.
         cloudy: share of the optical dates of every block of 20 pixels that clouds hide.
         seed: of the clouds.
 
     Returns:
-        One year in central Belgium: optical images every 20 days, radar every 12; observations are placeholders.
+        One year in central Belgium; the observations are placeholders.
     """
     generator = np.random.default_rng(seed)
     start = np.datetime64("2020-11-05T10:45", "ns")
-    optical = start + np.arange(0, 365, 20) * np.timedelta64(1, "D")
-    radar = start + np.arange(0, 365, 12) * np.timedelta64(1, "D")
+    optical = start + np.arange(0, 365, optical_days) * np.timedelta64(1, "D")
+    radar = start + np.arange(0, 365, radar_days) * np.timedelta64(1, "D")
     blocks = -(-size // 20)
     clear = generator.random((len(optical), blocks, blocks)) >= cloudy
     clear = clear.repeat(20, 1).repeat(20, 2)[:, :size, :size]
@@ -103,10 +111,11 @@ def _fields(model, batch, sites, shared) -> dict[str, torch.Tensor]:
     return fields
 
 
-def _replace(node: xr.Dataset, values: np.ndarray, points: bool) -> xr.Dataset:
-    """The node with simulated values `[T, C, y, x]` where it was valid."""
+def _replace(node: xr.Dataset, values: np.ndarray, channels: tuple[str, ...], points: bool) -> xr.Dataset:
+    """The node with simulated values `[T, C, y, x]` of the channels where it was valid."""
     variable, channel = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
     space = ("point",) if points else ("y", "x")
+    node = node.sel({channel: list(channels)})
     values = values[..., 0] if points else values
     if variable == "backscatter":
         values = 10 ** (values / 10)
@@ -116,7 +125,8 @@ def _replace(node: xr.Dataset, values: np.ndarray, points: bool) -> xr.Dataset:
         dims=("time", channel, *space),
         attrs=node[variable].attrs,
     )
-    return node.drop_vars("withheld", errors="ignore").assign({variable: array})
+    # A prior knows surfaces that no one has seen, darker than black included: guards against wrong offsets stand back.
+    return node.drop_vars("withheld", errors="ignore").assign({variable: array}).assign_attrs(simulated=1)
 
 
 def _truth(model, data: CubeTensors, fields: dict[str, np.ndarray], shared: dict[str, torch.Tensor]) -> xr.Dataset:

@@ -75,13 +75,11 @@ class FusionEncoder(nn.Module):
         self.dates = DateEmbedding(width)
         self.readers = nn.ModuleDict(
             {
-                name: _Reader(plain, count, width, layers) if name == "dynamic" else _Reader(plain, count, width // 2, layers)
+                name: _Reader(plain, count, width if name == "dynamic" else width // 2, layers)
                 for name, count in processes.items()
             }
         )
-        self.exclusive = nn.ModuleDict(
-            {name: nn.Linear(plain, width // 2) for name in processes if name != "dynamic"}
-        )
+        self.exclusive = nn.ModuleDict({name: nn.Linear(plain, width // 2) for name in processes if name != "dynamic"})
         self.exclusive_dates = nn.ModuleDict({name: DateEmbedding(width // 2) for name in self.exclusive})
         self.static_head = nn.Sequential(nn.Linear(2 * width + plain, width), nn.GELU(), nn.Linear(width, 2 * static))
         nn.init.normal_(self.static_head[-1].weight, std=0.02)
@@ -177,9 +175,7 @@ class _Reader(nn.Module):
         for part in (self.head, self.now, self.level):
             nn.init.normal_(part.weight, std=0.02)
 
-    def forward(
-        self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens `[pixel, T, D]`, plain inputs `[pixel, T, P]`, their mean `[pixel, P]`, `[pixel, T]` presence.
 
         Returns:

@@ -1,7 +1,7 @@
 r"""Gaussian processes over irregular dates, and their exact posterior given Gaussian sites.
 
-A dynamic latent is :math:`u(\cdot) \sim GP(0, k)` with unit variance: a part that differs between pixels but not in time,
-and a part that changes, :math:`k(t, t') = s + (1 - s)\,\kappa(|t - t'| / \ell)`. At the union dates of all modalities
+A dynamic latent is :math:`u(\cdot) \sim GP(0, k)` with unit variance: a part that differs between pixels but not in
+time, and a part that changes, :math:`k(t, t') = s + (1 - s)\,\kappa(|t - t'| / \ell)`. At the union dates of all modalities
 :math:`K = LL^\top`. The encoder emits *sites*, Gaussian pseudo-observations :math:`N(m_t \mid u_t, \lambda_t^{-1})`
 with :math:`\lambda_t = 0` where nothing was seen. Their exact posterior, whitened by :math:`u = Lw`, is
 

@@ -1,0 +1,148 @@
+"""The command line: foreseen errors are one sentence and leave nothing behind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from inference import fit
+from inference.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(build, simulated, tmp_path_factory):
+    """A sound cube and a fit of one step to it."""
+    folder = tmp_path_factory.mktemp("cli")
+    cube = xr.DataTree.from_dict({name: simulated[name].to_dataset() for name in ("s2", "s1")})
+    cube.to_netcdf(folder / "cube.nc", engine="h5netcdf")
+    options = {"patches": 1, "patch_size": 4, "pixels": 4, "progress": False}
+    fit(build(), cube, steps=1, device="cpu", checkpoint=folder / "run", **options)
+    return folder
+
+
+@pytest.fixture
+def broken(simulated, tmp_path):
+    """Writer of cubes with one fault."""
+
+    def write(fault):
+        nodes = {name: simulated[name].to_dataset() for name in ("s2", "s1")}
+        if fault == "scaled":
+            nodes["s2"]["reflectance"] = 10000 * nodes["s2"]["reflectance"]
+        elif fault == "decibel":
+            nodes["s1"]["backscatter"] = 10 * np.log10(nodes["s1"]["backscatter"])
+        elif fault == "no dates":
+            nodes["s2"] = nodes["s2"].isel(time=slice(0))
+        elif fault == "no radar":
+            del nodes["s1"]
+        elif fault == "no modality":
+            nodes = {"soil": nodes["s1"]}
+        path = tmp_path / "broken.nc"
+        xr.DataTree.from_dict(nodes).to_netcdf(path, engine="h5netcdf")
+        return path
+
+    return write
+
+
+def _call(monkeypatch, capsys, *arguments):
+    """Exit code and what is written to stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["pi-vae", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, *capsys.readouterr()
+
+
+def _refused(call, sentence):
+    code, out, err = call
+    assert code == 1 and out == ""
+    assert err.startswith("pi-vae: ") and err.endswith("\n") and err.count("\n") == 1, err
+    assert re.search(sentence, err), err
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "discover"])
+def test_a_file_that_does_not_exist(monkeypatch, capsys, tmp_path, command):
+    call = _call(monkeypatch, capsys, command, tmp_path / "nofile.nc", "--output", tmp_path / "out")
+    _refused(call, "No file, folder or sample named '.*nofile.nc'")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "fault, sentence",
+    [
+        ("scaled", "scaled by 10000.*node 's2'.*divide by 10000"),
+        ("decibel", "node 's1', variable 'backscatter'.*"),
+        ("no dates", "No dates in node 's2'"),
+        ("no modality", "No modality among the nodes"),
+    ],
+)
+def test_a_cube_that_breaks_the_contract(monkeypatch, capsys, tmp_path, broken, fault, sentence):
+    call = _call(monkeypatch, capsys, "fit", broken(fault), "--output", tmp_path / "out", "--steps", 1)
+    _refused(call, sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_cube(monkeypatch, capsys, tmp_path):
+    (tmp_path / "notes.nc").write_text("not a cube")
+    _refused(_call(monkeypatch, capsys, "fit", tmp_path / "notes.nc", "-o", tmp_path / "out"), "Unreadable cube")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cube_that_lacks_what_the_model_reads(monkeypatch, capsys, tmp_path, broken, folder):
+    output = tmp_path / "maps.zarr"
+    call = _call(monkeypatch, capsys, "predict", broken("no radar"), "--run", folder / "run", "--output", output)
+    _refused(call, "no node 's1', which the model reads")
+    assert not output.exists()
+
+
+def test_a_run_that_does_not_exist(monkeypatch, capsys, tmp_path, folder):
+    output = tmp_path / "maps.zarr"
+    call = _call(monkeypatch, capsys, "predict", folder / "cube.nc", "--run", tmp_path / "no", "--output", output)
+    _refused(call, "No checkpoint in .*no")
+    assert not output.exists() and not (tmp_path / "no").exists()
+
+
+def test_an_unknown_target_of_discovery(monkeypatch, capsys, tmp_path, folder):
+    output = tmp_path / "laws.json"
+    arguments = ("--run", folder / "run", "--target", "s9", "--pixels", 4, "--output", output)
+    _refused(_call(monkeypatch, capsys, "discover", folder / "cube.nc", *arguments), "s9")
+    assert not output.exists()
+
+
+def test_other_settings_than_those_of_the_fit_in_the_folder(monkeypatch, capsys, tmp_path, folder):
+    before = (folder / "run" / "checkpoint.pt").read_bytes()
+    arguments = ("--output", folder / "run", "--steps", 2, "--device", "cpu")
+    call = _call(monkeypatch, capsys, "fit", folder / "cube.nc", *arguments)
+    _refused(call, "holds a fit with seed 0 and 1 steps")
+    assert (folder / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_folder_without_products_gets_no_report(monkeypatch, capsys, tmp_path):
+    _refused(_call(monkeypatch, capsys, "report", tmp_path / "nothing"), "nothing")
+    assert not any(tmp_path.iterdir())
+
+
+def test_maps_are_written_where_they_are_asked_for(monkeypatch, capsys, tmp_path, folder):
+    output = tmp_path / "maps.zarr"
+    arguments = ("--run", folder / "run", "--output", output, "--draws", 2)
+    code, _, _ = _call(monkeypatch, capsys, "predict", folder / "cube.nc", *arguments)
+    assert code == 0
+    maps = xr.open_zarr(output, consolidated=False)
+    assert maps["lai_mean"].shape == (11, 10, 12) and np.isfinite(maps["lai_mean"]).all()
+
+
+def test_the_help_lists_the_commands(monkeypatch, capsys):
+    code, out, _ = _call(monkeypatch, capsys, "--help")
+    assert code == 0
+    assert all(re.search(rf"\b{command}\b", out) for command in ("demo", "fit", "predict", "discover", "report"))
+
+
+def test_a_process_of_its_own_says_one_sentence_and_fails(tmp_path):
+    program = [sys.executable, "-c", "from inference.cli import main; main()", "fit", "nofile.nc", "-o", "out"]
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(program, cwd=tmp_path, env={"PYTHONPATH": root}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("pi-vae: No file") and done.stderr.count("\n") == 1, done.stderr
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,27 @@
+"""The README's example runs as it is written."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pi_vae.data import samples
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    try:
+        samples.path("worldcereal_patch_belgium")
+    except samples.SampleError as error:
+        pytest.skip(str(error))
+    code = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "roughness[0]" in printed and "'B04':" in printed
+    lai = names["maps"]["lai_mean"]
+    assert lai.sizes == {"time": 12, "y": 100, "x": 100}
+    assert bool(lai.notnull().all()) and float(lai.min()) >= 0 and float(lai.max()) <= 12
