@@ -134,6 +134,7 @@ def _build(
         "withheld": scores,
         "laws": len(laws.best),
         "at_bound": at_bound(maps),
+        "lai_near_zero": lai_near_zero(maps),
         "lai_season": lai_season(maps),
         "seconds": seconds,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -149,6 +150,24 @@ def at_bound(maps: xr.Dataset) -> dict[str, float]:
             position = (maps[f"{name}_mean"].values - v.low) / (v.high - v.low)
             shares[name] = round(float(((position < AT_BOUND) | (position > 1 - AT_BOUND)).mean()), 5)
     return shares
+
+
+def lai_near_zero(maps: xr.Dataset) -> dict[str, float]:
+    """Where LAI is within 1 % of the support's width from zero: how often, and what these pixel-dates look like.
+
+    Zero is no artefact of the support but bare soil, roofs and roads: their NDVI tells.
+    """
+    lai = maps["lai_mean"].sel(time=maps["s2_time"].values).values
+    red, infrared = (maps["s2_mean"].sel(s2_channel=band).values for band in ("B04", "B08"))
+    ndvi = (infrared - red) / (infrared + red)
+    near = lai < AT_BOUND * CATALOGUE["lai"].high
+    found = ndvi[near] if near.any() else np.array([np.nan])
+    return {
+        "share": round(float(near.mean()), 5),
+        "of_these_ndvi_below_0.3": round(float((found < 0.3).mean()), 5),
+        "their_median_ndvi": round(float(np.median(found)), 4),
+        "share_with_ndvi_above_0.3": round(float((near & (ndvi > 0.3)).mean()), 5),
+    }
 
 
 def lai_season(maps: xr.Dataset) -> dict[str, float]:

@@ -102,7 +102,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
     Args:
         tree: groups `posterior` and `constant_data`.
         target: modality whose residual is to be explained.
-        inputs: names of the inputs. Default: the dynamic variables that not only the target sees, the weather and its geometry;
+        inputs: names of the inputs. Default: the dynamic variables that not only the target sees, weather, geometry;
             `day_of_year` (1–366) only on request, as a law of the calendar can not become part of an operator.
 
     Returns:

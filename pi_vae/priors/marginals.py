@@ -18,7 +18,7 @@ Example:
     >>> from pi_vae.priors import Marginals
     >>> marginals = Marginals(["lai", "cab"])
     >>> marginals(torch.zeros(2)).round(decimals=2)  # the medians
-    tensor([ 2.9..., 46.6...])
+    tensor([ 2.9600, 45.9200])
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 r"""Gaussian processes over irregular dates, and their exact posterior given Gaussian sites.
 
 A dynamic latent is :math:`u(\cdot) \sim GP(0, k)` with unit variance: a part that differs between pixels but not in
-time, and a part that changes, :math:`k(t, t') = s + (1 - s)\,\kappa(|t - t'| / \ell)`. At the union dates of all modalities
-:math:`K = LL^\top`. The encoder emits *sites*, Gaussian pseudo-observations :math:`N(m_t \mid u_t, \lambda_t^{-1})`
-with :math:`\lambda_t = 0` where nothing was seen. Their exact posterior, whitened by :math:`u = Lw`, is
+time, and a part that changes, :math:`k(t, t') = s + (1 - s)\,\kappa(|t - t'| / \ell)`. At the union dates of all
+modalities :math:`K = LL^\top`. The encoder emits *sites*, Gaussian pseudo-observations
+:math:`N(m_t \mid u_t, \lambda_t^{-1})` with :math:`\lambda_t = 0` where nothing was seen. Their exact posterior,
+whitened by :math:`u = Lw`, is
 
 .. math:: w \sim N(\mu, P^{-1}), \quad P = I + L^\top \Lambda L, \quad P\mu = L^\top \Lambda m,
 
@@ -25,7 +26,7 @@ Example:
     torch.Size([1, 3])
     >>> posterior = prior.condition(mean=torch.ones(1, 3), precision=torch.tensor([[4.0, 0.0, 0.0]]))
     >>> posterior.mean.round(decimals=2)
-    tensor([[0.80, 0.76, 0.0...]])
+    tensor([[0.8000, 0.7600, 0.0100]])
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ KERNELS = {
     "rbf": lambda: gpytorch.kernels.RBFKernel(),
 }
 JITTER = 1e-5
+SCALAR = torch.Size()
 
 
 class TemporalGP(nn.Module):
@@ -114,7 +116,7 @@ class GaussianProcess(TorchDistribution):
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
-    def __init__(self, factor: Tensor, batch_shape: torch.Size = torch.Size()) -> None:
+    def __init__(self, factor: Tensor, batch_shape: torch.Size = SCALAR) -> None:
         self.factor = factor
         super().__init__(torch.Size(batch_shape), factor.shape[:2], validate_args=False)
 
@@ -122,7 +124,7 @@ class GaussianProcess(TorchDistribution):
         """Independent copies for the batch."""
         return GaussianProcess(self.factor, torch.Size(batch_shape))
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = SCALAR) -> Tensor:
         """`[*sample, *batch, V, T]` reparametrised draws."""
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.factor.dtype, device=self.factor.device)
         return (self.factor @ noise.unsqueeze(-1)).squeeze(-1)
@@ -175,7 +177,7 @@ class SitePosterior(TorchDistribution):
         half = torch.linalg.solve_triangular(self.cholesky, self.factor.transpose(-1, -2), upper=False)
         return half.square().sum(-2)
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def rsample(self, sample_shape: torch.Size = SCALAR) -> Tensor:
         """`[*sample, *batch, V, T]` reparametrised draws, correlated in time."""
         noise = torch.randn(self._extended_shape(sample_shape), dtype=self.factor.dtype, device=self.factor.device)
         white = torch.linalg.solve_triangular(self.cholesky.transpose(-1, -2), noise.unsqueeze(-1), upper=True)
