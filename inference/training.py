@@ -166,15 +166,20 @@ def _set_statistics(model: PhysicsVAE, data: CubeTensors) -> None:
 
 
 def _parameter_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
-    """Lengthscales and static shares move slowly.
+    """Step sizes: lengthscales and static shares slow, readers of the exclusive residuals fast.
 
     While the encoder is still vague, a process that changes nothing is the cheapest; hyperparameters that moved as fast
-    as the encoder would settle there.
+    as the encoder would settle there. The residuals can only learn what the physical variables leave over, so theirs
+    is the later and shorter time.
     """
     residuals = [m.residual for m in model.modalities.values() if m.residual is not None]
     slow = [p for part in (model, *residuals) for g in (part.lengthscale, part.static_odds) for p in g.parameters()]
-    others = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in slow)]
-    return [{"params": others, "lr": learning_rate}, {"params": slow, "lr": 0.05 * learning_rate}]
+    readers = [reader for name, reader in model.encoder.readers.items() if name != "dynamic"]
+    fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters()]
+    apart = {id(p) for p in (*slow, *fast)}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
+    factors = ((others, 1.0), (slow, 0.05), (fast, 1.6))
+    return [{"params": group, "lr": factor * learning_rate} for group, factor in factors if group]
 
 
 def _loss(elbo, batch) -> torch.Tensor:

@@ -71,7 +71,7 @@ class PhysicsVAE(nn.Module):
         >>> from pi_vae import Optical, PhysicsVAE, Radar
         >>> model = PhysicsVAE({"s2": Optical(bands=["B03", "B04", "B08"], residual=1), "s1": Radar()})
         >>> model.dynamic
-        ('lai', 'cab', 'cw', 'cbrown', 'soil_moisture')
+        ('lai', 'cab', 'cw', 'cbrown', 'soil_moisture', 'soil_brightness')
     """
 
     def __init__(

@@ -205,7 +205,7 @@ def test_optical_and_radar_read_the_same_leaf_area_and_soil_moisture(build, simu
         shared = model.draw_globals("prior")
         n, dates = len(batch.pixels), len(batch.dates)
         latents = model.latents(
-            {"dynamic": torch.zeros(n, 5, dates), "static": torch.zeros(n, len(model.static))}
+            {"dynamic": torch.zeros(n, len(model.dynamic), dates), "static": torch.zeros(n, len(model.static))}
         )
         before = {m: model.expected(m, latents, batch, shared) for m in batch.modalities}
         for variable in ("lai", "soil_moisture"):

@@ -214,7 +214,7 @@ def test_map_of_an_unknown_variable_is_refused(maps: xr.Dataset) -> None:
 def test_residual_map_is_symmetric_about_zero(maps: xr.Dataset) -> None:
     grid = panels(residual_map(maps, "s1"))
     assert len(grid) == 2 * 6
-    (low, high), = {a.images[0].get_clim() for a in grid}
+    ((low, high),) = {a.images[0].get_clim() for a in grid}
     assert low == -high and grid[0].images[0].get_cmap().name == "RdBu"
     np.testing.assert_allclose(grid[7].images[0].get_array()[1:], maps.residual_s1_mean[3, 1, 1:])
     with pytest.raises(ValueError, match="'s3'"):
