@@ -220,7 +220,7 @@ def _cube(source: str, seed: int, console: Console) -> tuple[xr.DataTree, str]:
         if source != SAMPLE:
             raise
         console.print(f"[bold]{error} A cube drawn by the simulator stands in: nothing below is about a real place.")
-        empty = pattern()
+        empty = pattern(size=100, optical_days=30, radar_days=30)
         model = PhysicsVAE({"s2": Optical(bands=empty["s2"].band.values), "s1": Radar()})
         return simulate(model, empty, seed), "simulator"
 

@@ -35,7 +35,7 @@ class ChainRuleELBO(TraceMeanField_ELBO):
         draws: draws of the guide per hidden observation.
     """
 
-    def __init__(self, vae: PhysicsVAE, draws: int = 5) -> None:
+    def __init__(self, vae: PhysicsVAE, draws: int = 3) -> None:
         super().__init__()
         self.vae, self.draws = vae, draws
 

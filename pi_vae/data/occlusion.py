@@ -55,7 +55,7 @@ def withhold(cube: xr.DataTree, fraction: float = 0.1, block: int = 10, seed: in
 
 
 def occlude(
-    batch: Batch, generator: torch.Generator, dates: float = 0.08, blocks: float = 0.8, modality: float = 0.05
+    batch: Batch, generator: torch.Generator, dates: float = 0.08, blocks: float = 0.7, modality: float = 0.05
 ) -> Batch:
     """Hide observations of a batch from the encoder; they stay valid and can be scored.
 
