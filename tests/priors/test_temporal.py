@@ -11,7 +11,8 @@ DATES = torch.tensor([18000.0, 18003.0, 18003.0, 18040.0, 18200.0], dtype=torch.
 
 def _case(kernel="matern32", pixels=4, dtype=torch.float64):
     torch.manual_seed(1)
-    prior = TemporalGP(kernel).prior(DATES, torch.tensor([20.0, 300.0], dtype=dtype))
+    odds = torch.tensor([0.0, 0.5], dtype=dtype)
+    prior = TemporalGP(kernel).prior(DATES, torch.tensor([20.0, 300.0], dtype=dtype), odds)
     mean = torch.randn(pixels, 2, len(DATES), dtype=dtype)
     precision = 5 * torch.rand(pixels, 2, len(DATES), dtype=dtype)
     precision[:, :, 1] = 0
@@ -21,8 +22,10 @@ def _case(kernel="matern32", pixels=4, dtype=torch.float64):
 def test_matern32_is_the_textbook_formula():
     distance = (DATES[:, None] - DATES).abs() * 3**0.5 / 20.0
     expected = (1 + distance) * torch.exp(-distance)
-    found = TemporalGP("matern32").covariance(DATES, DATES, torch.tensor([20.0], dtype=torch.float64))[0]
-    assert torch.allclose(found, expected, atol=1e-9)
+    lengthscale, odds = torch.tensor([20.0, 20.0], dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64)
+    found = TemporalGP("matern32").covariance(DATES, DATES, lengthscale, odds)
+    assert torch.allclose(found[0], expected, atol=1e-9)
+    assert torch.allclose(found[1], 0.75 + 0.25 * expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", ["matern12", "matern32", "matern52", "rbf"])
@@ -82,7 +85,7 @@ def test_draws_have_the_posterior_moments():
 def test_float32_is_stable_for_long_lengthscales_and_equal_dates():
     dates = torch.linspace(18000, 18365, 200).double().repeat_interleave(2)
     lengthscale = torch.tensor([1.0, 3000.0], requires_grad=True)
-    prior = TemporalGP().prior(dates, lengthscale)
+    prior = TemporalGP().prior(dates, lengthscale, torch.tensor([0.3, 0.3]))
     posterior = prior.condition(torch.randn(3, 2, 400), 50 * torch.rand(3, 2, 400))
     loss = posterior.divergence().sum() + posterior.rsample().square().sum()
     loss.backward()
