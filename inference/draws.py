@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pi_vae import Latents, PhysicsVAE
+from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 
 __all__ = ["Group", "groups", "seeded"]
@@ -21,12 +22,12 @@ class Group:
 
     Attributes:
         shared: global latents by site name.
-        posteriors: posterior of every process and of ``"static"`` given these.
+        posterior: joint posterior of all local latents given these.
         latents: `[draw, pixel, ...]` local draws.
     """
 
     shared: dict[str, Tensor]
-    posteriors: dict
+    posterior: ChainPosterior
     latents: Latents
 
 
@@ -46,8 +47,8 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
     # All global draws come first, so that with the same seed every batch of pixels sees the same ones.
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
         size = draws // count + (i < draws % count)
-        posteriors = model.posteriors(sites, batch.dates, shared)
-        yield Group(shared, posteriors, Latents.of({site: p.rsample((size,)) for site, p in posteriors.items()}))
+        posterior = model.posterior(sites, batch.dates, shared)
+        yield Group(shared, posterior, Latents.of(posterior.rsample((size,))))
 
 
 @contextmanager

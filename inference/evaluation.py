@@ -37,9 +37,8 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
         for _, _, batch in data.tiles(tile, model.encoder.radius):
             per_modality: dict[str, list] = {name: [] for name in data.modalities}
             for group in groups(model, batch, draws):
-                size = len(group.latents.static)
                 for name in data.modalities:
-                    mean, values = hidden_means(model, name, batch, group.posteriors, group.shared, size)
+                    mean, values = hidden_means(model, name, batch, group.latents, group.shared)
                     noise = group.shared[f"{name}_noise"]
                     predictive = model.modalities[name].likelihood(mean, noise).sample()
                     per_modality[name].append((mean, predictive, values))

@@ -17,14 +17,14 @@ import math
 from collections.abc import Mapping
 
 import torch
-from pyro.distributions import TorchDistribution
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from pi_vae import Latents, PhysicsVAE
+from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 
-__all__ = ["ChainRuleELBO", "hidden_means"]
+__all__ = ["ChainRuleELBO", "hidden_means", "predictive_density"]
 
 
 class ChainRuleELBO(TraceMeanField_ELBO):
@@ -42,29 +42,39 @@ class ChainRuleELBO(TraceMeanField_ELBO):
     def _differentiable_loss_particle(self, model_trace, guide_trace) -> tuple[float, Tensor]:
         loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
         batch = model_trace.nodes["_INPUT"]["args"][0]
-        predictive = self.predictive(batch, guide_trace)
+        shared = {name: node["value"] for name, node in guide_trace.nodes.items() if node["type"] == "sample"}
+        posterior = guide_trace.nodes["_RETURN"]["value"]
+        predictive = predictive_density(self.vae, batch, posterior, shared, self.draws)
         return loss - predictive.item(), surrogate - predictive
 
-    def predictive(self, batch: Batch, guide_trace) -> Tensor:
-        """Log predictive density of the hidden observations of a batch, scaled to the cube, in nats."""
-        sites = {name: node for name, node in guide_trace.nodes.items() if node["type"] == "sample"}
-        shared = {name: node["value"] for name, node in sites.items()}
-        posteriors = {name: node["fn"] for name, node in sites.items()}
-        total = torch.zeros((), device=batch.dates.device)
-        for name in batch.modalities:
-            mean, values = hidden_means(self.vae, name, batch, posteriors, shared, self.draws)
-            density = self.vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).log_prob(values)
-            total = total + (torch.logsumexp(density, 0) - math.log(self.draws)).sum()
-        return batch.scale * total
+
+def predictive_density(
+    vae: PhysicsVAE, batch: Batch, posterior: ChainPosterior, shared: Mapping[str, Tensor], draws: int
+) -> Tensor:
+    """Log predictive density of the hidden observations of a batch, scaled to the cube, in nats.
+
+    Args:
+        vae: the model.
+        batch: a batch with hidden observations among its pixels.
+        posterior: of its latents.
+        shared: global latents by site name.
+        draws: draws of the posterior.
+    """
+    latents = Latents.of(posterior.rsample((draws,)))
+    total = torch.zeros((), device=batch.dates.device)
+    for name in batch.modalities:
+        mean, values = hidden_means(vae, name, batch, latents, shared)
+        density = vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).log_prob(values)
+        total = total + (torch.logsumexp(density, 0) - math.log(draws)).sum()
+    return batch.scale * total
 
 
 def hidden_means(
     vae: PhysicsVAE,
     name: str,
     batch: Batch,
-    posteriors: Mapping[str, TorchDistribution],
+    latents: Latents,
     shared: Mapping[str, Tensor],
-    draws: int,
 ) -> tuple[Tensor, Tensor]:
     """Draws of a modality's mean at its hidden observations (valid, not seen), one by one.
 
@@ -72,9 +82,8 @@ def hidden_means(
         vae: the model.
         name: modality.
         batch: a batch with `H` hidden observations among its pixels.
-        posteriors: posterior of every process and of ``"static"``, by site name.
+        latents: `D` draws of all its pixels and dates.
         shared: global latents by site name.
-        draws: number of draws `D`.
 
     Returns:
         `[D, H, C]` means and `[H, C]` observations, in the units of the likelihood.
@@ -84,19 +93,16 @@ def hidden_means(
     pixel, date = hidden.nonzero(as_tuple=True)
     union = observed.index[date]
     # One hidden observation is one "date" of one "pixel": everything is [draw, hidden, 1] here.
-    drawn = {
-        process: posteriors[process].rsample((draws,))[:, pixel, :, union].movedim(0, 1).unsqueeze(-1)
-        for process in ("dynamic", f"residual_{name}")
-        if process in posteriors
-    }
-    latents = Latents.of(drawn | {"static": posteriors["static"].rsample((draws,))[:, pixel]})
+    process = {k: r[:, pixel, :, union].movedim(0, 1).unsqueeze(-1) for k, r in latents.residual.items() if k == name}
+    dynamic = latents.dynamic[:, pixel, :, union].movedim(0, 1).unsqueeze(-1)
+    here = Latents(dynamic, latents.static[:, pixel], process)
     angles = {
         k: (angle[date] if angle.dim() == 1 else angle[pixel, date]).unsqueeze(-1)
         for k, angle in observed.angles(batch.pixels).items()
     }
     drivers = {k: driver[union].unsqueeze(-1) for k, driver in batch.drivers.items()}
     coefficients = shared.get(f"{name}_coefficients")
-    mean = vae.modalities[name].expected(vae.variables(latents), angles, drivers, coefficients)
-    if name in latents.residual:
-        mean = mean + vae.residual(name, latents, shared)
+    mean = vae.modalities[name].expected(vae.variables(here), angles, drivers, coefficients)
+    if name in here.residual:
+        mean = mean + vae.residual(name, here, shared)
     return mean.squeeze(-2), observed.series(batch.pixels)[pixel, date]

@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inference.objective import ChainRuleELBO
+from inference.sleep import calibration_loss
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import CubeTensors
@@ -27,6 +28,9 @@ __all__ = ["Run", "fit", "load"]
 
 CHECKPOINT = "checkpoint.pt"
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
+CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
+DREAM_SIZE, DREAM_PATCHES = 16, 2
+SAVE_EVERY = 200  # steps
 log = logging.getLogger(__name__)
 
 
@@ -36,7 +40,7 @@ class Run:
 
     Attributes:
         model: the model, in evaluation mode.
-        history: loss per observation (negative, in nats) and seconds, one entry per logged step.
+        history: loss per observation (negative ELBO, in nats) and seconds, one entry per logged step of learning.
         seed: seed of the fit.
         folder: where the checkpoint lies, if one was asked for.
     """
@@ -63,8 +67,9 @@ def fit(
     """Fit a model to a cube by stochastic variational inference.
 
     Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
-    fifth of the steps. Parts of each patch are hidden from the encoder, see `inference.objective`. Observations that
-    the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on the same machine.
+    fifth of the steps. Parts of each patch are hidden from the encoder, see `inference.objective`. The last steps set
+    the spread of the guide, see `inference.sleep`. Observations that the cube marks as ``withheld`` are not used at
+    all. The same seed gives the same numbers on the same machine.
 
     Args:
         model: model to train; changed in place.
@@ -97,40 +102,46 @@ def fit(
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)
     _set_statistics(model, data)
-    optimizer = torch.optim.Adam(_parameter_groups(model, learning_rate), betas=(0.9, 0.99))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, steps))
     run = Run(model, seed=seed, folder=folder)
-    first = _resume(run, optimizer, scheduler, generator, steps) if folder else 0
+    learning = steps - int(CALIBRATION * steps)
+    phases = [_Phase(_learning_groups(model, learning_rate), learning)]
+    phases.append(_Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
+    first = _resume(run, phases, generator, steps) if folder else 0
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) * m.values.shape[2] for m in data.modalities.values())
     count = pixels if data.points else patches
+    dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
-    with _bar(progress) as bar, _deterministic():
+    with _bar(progress) as bar, _deterministic(), _restored(model):
         task = bar.add_task("fit", total=steps, completed=first, elbo=math.nan, rate=0.0)
         for step in range(first, steps):
-            model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * steps))
-            batch = data.patches(count, patch_size, pixels, generator)
-            batch = occlude(batch, generator).to(fabric.device)
-            loss = _loss(elbo, batch) / observations
+            phase = phases[step >= learning]
+            phase.enter(model)
+            model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
+            if step < learning:
+                batch = occlude(data.patches(count, patch_size, pixels, generator), generator).to(fabric.device)
+                loss = _guarded(elbo, batch) / observations
+            else:
+                few = max(1, pixels // 4)
+                batch = occlude(data.patches(count, patch_size, few, generator), generator).to(fabric.device)
+                imagined = occlude(data.patches(*dreams, data.pixels, generator), generator).to(fabric.device)
+                loss = _guarded(calibration_loss, model, batch, imagined) / observations
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
                     + (f"; the last good state is in {folder}." if folder else ".")
                 )
-            optimizer.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
-            optimizer.step()
-            scheduler.step()
-            if step % 10 == 0 or step == steps - 1:
+            phase.descend(loss, fabric)
+            if step < learning and (step % 10 == 0 or step == learning - 1):
                 seconds = time.monotonic() - start
                 for key, value in (("step", step), ("loss", loss.item()), ("seconds", seconds)):
                     run.history[key].append(value)
                 rate = (step + 1) * len(batch.pixels) / max(seconds, 1e-9)
-                bar.update(task, completed=step + 1, elbo=-loss.item(), rate=rate)
-            if folder and (step % 200 == 199 or step == steps - 1):
-                _save(run, optimizer, scheduler, generator, step + 1, steps)
+                bar.update(task, elbo=-loss.item(), rate=rate)
+            bar.update(task, completed=step + 1)
+            if folder and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
+                _save(run, phases, generator, step + 1, steps)
     model.kl_weight = 1.0
     model.eval()
     return run
@@ -165,7 +176,42 @@ def _set_statistics(model: PhysicsVAE, data: CubeTensors) -> None:
             model.encoder.set_statistics(name, values.mean(1), spread)
 
 
-def _parameter_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
+class _Phase:
+    """Steps that train some of the parameters: Adam with warm-up and cosine decay."""
+
+    def __init__(self, groups: list[dict], steps: int) -> None:
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _schedule(step, steps))
+
+    def enter(self, model: PhysicsVAE) -> None:
+        """Let these parameters learn and no others."""
+        own = {id(p) for p in self.parameters}
+        for p in model.parameters():
+            p.requires_grad_(id(p) in own)
+
+    def descend(self, loss: torch.Tensor, fabric: Fabric) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
+        self.optimizer.step()
+        self.scheduler.step()
+
+    def state_dict(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def _spread(model: PhysicsVAE) -> list[torch.nn.Parameter]:
+    """What says how far the truth may lie from the means: of latents, and of observations."""
+    parts = (*model.encoder.spread_heads(), *(m.noise for m in model.modalities.values()))
+    return [p for part in parts for p in part.parameters()]
+
+
+def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     """Step sizes: lengthscales and static shares slow, readers of the exclusive residuals fast.
 
     While the encoder is still vague, a process that changes nothing is the cheapest; hyperparameters that moved as fast
@@ -175,24 +221,26 @@ def _parameter_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     residuals = [m.residual for m in model.modalities.values() if m.residual is not None]
     slow = [p for part in (model, *residuals) for g in (part.lengthscale, part.static_odds) for p in g.parameters()]
     readers = [reader for name, reader in model.encoder.readers.items() if name != "dynamic"]
-    fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters()]
-    apart = {id(p) for p in (*slow, *fast)}
+    fast = [p for part in (*readers, model.encoder.exclusive) for n, p in part.named_parameters() if "caution" not in n]
+    loadings = [residual.relative_loading for residual in residuals]
+    later = [p for reader in model.encoder.readers.values() for p in reader.caution.parameters()]
+    apart = {id(p) for p in (*slow, *fast, *loadings, *later)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
-    factors = ((others, 1.0), (slow, 0.05), (fast, 1.6))
+    factors = ((others, 1.0), (slow, 0.05), (fast, 1.6), (loadings, 4.0))
     return [{"params": group, "lr": factor * learning_rate} for group, factor in factors if group]
 
 
-def _loss(elbo, batch) -> torch.Tensor:
-    """The loss; NaN where the parameters have run away so far that there is none."""
+def _guarded(objective, *arguments) -> torch.Tensor:
+    """A loss; NaN where the parameters have run away so far that there is none."""
     try:
         with pyro.validation_enabled(False):
-            return elbo(batch)
+            return objective(*arguments)
     except torch.linalg.LinAlgError:
         return torch.tensor(math.nan)
 
 
 def _schedule(step: int, steps: int) -> float:
-    warm = max(1, int(0.03 * steps))
+    warm, steps = max(1, int(0.03 * steps)), max(1, steps)
     return min(1.0, (step + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
 
@@ -206,13 +254,12 @@ def _prepare(checkpoint: str | Path | None) -> Path | None:
     return folder
 
 
-def _save(run: Run, optimizer, scheduler, generator, step: int, steps: int) -> None:
+def _save(run: Run, phases: list[_Phase], generator, step: int, steps: int) -> None:
     state = {
         "version": __version__,
         "settings": run.model.settings,
         "model": run.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
+        "phases": [phase.state_dict() for phase in phases],
         "generator": generator.get_state(),
         "torch_rng": torch.get_rng_state(),
         "step": step,
@@ -225,7 +272,7 @@ def _save(run: Run, optimizer, scheduler, generator, step: int, steps: int) -> N
     temporary.replace(run.folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
 
 
-def _resume(run: Run, optimizer, scheduler, generator, steps: int) -> int:
+def _resume(run: Run, phases: list[_Phase], generator, steps: int) -> int:
     path = run.folder / CHECKPOINT
     if not path.exists():
         return 0
@@ -236,8 +283,8 @@ def _resume(run: Run, optimizer, scheduler, generator, steps: int) -> int:
             "steps: use the same settings to resume, or another folder."
         )
     _load_weights(run.model, state["model"], path)
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    for phase, saved in zip(phases, state["phases"], strict=True):
+        phase.load_state_dict(saved)
     generator.set_state(state["generator"])
     torch.set_rng_state(state["torch_rng"])
     run.history = state["history"]
@@ -253,6 +300,17 @@ def _load_weights(model: PhysicsVAE, weights: dict, path: Path) -> None:
             f"{path} belongs to a model of another structure ({str(error).splitlines()[-1].strip()}): build the model "
             "with the settings of that fit."
         ) from error
+
+
+@contextmanager
+def _restored(model: PhysicsVAE) -> Iterator[None]:
+    """Afterwards, the same parameters learn as before."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for p, learns in before:
+            p.requires_grad_(learns)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Modality(nn.Module):
         self.variables: tuple[str, ...] = tuple(operator.variables)
         self.coefficient_names = tuple(coefficients)
         self.coefficients = GlobalLatents(list(coefficients.values()), 0.5) if coefficients else None
-        self.noise = GlobalLatents([noise] * len(self.channels), 0.7)
+        self.noise = GlobalLatents([noise] * len(self.channels), 0.5)
         self.degrees_of_freedom = degrees_of_freedom
         self.laws = nn.ModuleList()
 
@@ -117,7 +117,7 @@ class Optical(Modality):
             ("sza", "vza", "raa"),
             {},
             noise=0.015,
-            residual=Residual(len(bands), residual, scale=0.03) if residual else None,
+            residual=Residual(len(bands), residual, scale=0.01) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {"bands": list(bands), "sensor": sensor, "nodes": nodes, "residual": residual}
@@ -146,7 +146,7 @@ class Radar(Modality):
             ("incidence",),
             {"a_vv": 0.03, "a_vh": 0.006, "b_vv": 0.12, "b_vh": 0.12},
             noise=1.0,
-            residual=Residual(2, residual, scale=2.0) if residual else None,
+            residual=Residual(2, residual, scale=1.0) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {"soil": soil, "residual": residual, "degrees_of_freedom": degrees_of_freedom}

@@ -9,7 +9,8 @@ For every pixel, with union dates :math:`t_1 < \dots < t_T` of all modalities,
     y_m(t) &\sim St_\nu\big(h_m(z(t), \theta_m) + W_m r_m(t), \sigma_m\big)        &&\text{at the dates of } m
 
 with the observation operator :math:`h_m` of the modality. Global latents: lengthscales, coefficients, loadings and
-noise scales. The guide is amortised: the encoder's sites make the exact Gaussian posterior of every process.
+noise scales. The guide is amortised: the encoder's sites make a joint Gaussian of all latents of a pixel
+(`pi_vae.chain`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 from pi_vae.encoders import FusionEncoder, Sites
 from pi_vae.law import LawTerm
@@ -150,12 +152,9 @@ class PhysicsVAE(nn.Module):
         n = len(batch.pixels)
         shared = {site: pyro.sample(site, prior) for site, prior in self._globals("prior").items()}
         with pyro.plate("pixel", n), poutine.scale(scale=batch.scale):
+            priors = self.priors(batch.dates, shared)
             with poutine.scale(scale=self.kl_weight):
-                drawn = {
-                    process: pyro.sample(process, prior.expand([n]))
-                    for process, prior in self.processes(batch.dates, shared).items()
-                }
-                drawn["static"] = pyro.sample("static", self._standard(n))
+                drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
             latents = Latents.of(drawn)
             for name, observed in batch.modalities.items():
                 if name not in self.modalities:
@@ -165,33 +164,31 @@ class PhysicsVAE(nn.Module):
                 mask = observed.mask(batch.pixels).unsqueeze(-1)
                 pyro.sample(name, likelihood.mask(mask).to_event(2), obs=observed.series(batch.pixels))
 
-    def guide(self, batch: Batch) -> None:
-        """Amortised posterior: encoder -> sites -> Gaussian process given the sites."""
+    def guide(self, batch: Batch) -> ChainPosterior:
+        """Amortised posterior: encoder -> sites -> Gaussian processes given the sites, one after the other."""
         shared = {site: pyro.sample(site, posterior) for site, posterior in self._globals("posterior").items()}
-        posteriors = self.posteriors(self.encoder(batch), batch.dates, shared)
+        posterior = self.posterior(self.encoder(batch), batch.dates, shared)
+        drawn: dict[str, Tensor] = {}
         with pyro.plate("pixel", len(batch.pixels)), poutine.scale(scale=batch.scale * self.kl_weight):
-            for site, posterior in posteriors.items():
-                pyro.sample(site, posterior)
+            for site in posterior.names:
+                drawn[site] = pyro.sample(site, posterior.conditional(site, drawn))
+        return posterior
 
-    def posteriors(
-        self, sites: Sites, dates: Tensor, shared: Mapping[str, Tensor]
-    ) -> dict[str, dist.TorchDistribution]:
-        """Posterior of every process (event `[V, T]`) and of ``"static"`` (event `[S]`) given the sites.
+    def posterior(self, sites: Sites, dates: Tensor, shared: Mapping[str, Tensor]) -> ChainPosterior:
+        """Joint posterior of every process (event `[V, T]`) and of ``"static"`` (event `[S]`) given the sites.
 
         Args:
             sites: what the encoder says of the pixels.
             dates: `[T]` union dates.
             shared: global latents by site name (`draw_globals`).
         """
-        posteriors = {
-            process: prior.condition(sites.mean[process], sites.precision[process])
-            for process, prior in self.processes(dates, shared).items()
-        }
-        return posteriors | {"static": dist.Normal(sites.static_mean, sites.static_scale).to_event(1)}
+        return ChainPosterior(sites, self.priors(dates, shared))
 
-    def processes(self, dates: Tensor, shared: Mapping[str, Tensor]) -> dict:
-        """Prior of every latent process at the dates."""
-        priors = {"dynamic": self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"])}
+    def priors(self, dates: Tensor, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
+        """Prior of the local latents by site name: the static ones, then every process at the dates."""
+        identity = torch.eye(len(self.static), device=dates.device)
+        priors = {"static": dist.MultivariateNormal(identity.new_zeros(len(self.static)), scale_tril=identity)}
+        priors["dynamic"] = self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"])
         for name, modality in self.modalities.items():
             if modality.residual is not None:
                 lengthscale, static_odds = shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"]
@@ -254,7 +251,3 @@ class PhysicsVAE(nn.Module):
                 sites[f"{name}_static_odds"] = getattr(modality.residual.static_odds, which)()
                 sites[f"{name}_loading"] = getattr(modality.residual, f"loading_{which}")()
         return sites
-
-    def _standard(self, n: int) -> dist.TorchDistribution:
-        zero = torch.zeros(n, len(self.static), device=self.static_marginals.low.device)
-        return dist.Normal(zero, 1.0).to_event(1)

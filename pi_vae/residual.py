@@ -47,7 +47,7 @@ class Residual(nn.Module):
         self.static_odds = GlobalLatents([2.0] * rank, 1.0)
         self.scale = scale
         # In units of its prior sd, so that one step size suits reflectance and dB.
-        self.relative_loading = nn.Parameter(0.2 * nn.init.orthogonal_(torch.empty(channels, rank)))
+        self.relative_loading = nn.Parameter(0.5 * nn.init.orthogonal_(torch.empty(channels, rank)))
 
     def loading_prior(self) -> dist.TorchDistribution:
         """Prior of `W`, event shape `[C, K]`."""

@@ -179,8 +179,7 @@ def test_the_mean_of_the_likelihood_is_the_operator_plus_the_loaded_residual(bui
         torch.manual_seed(0)
         shared = model.draw_globals("prior")
         n = len(batch.pixels)
-        drawn = {k: p.expand([n]).rsample() for k, p in model.processes(batch.dates, shared).items()}
-        latents = model.latents(drawn | {"static": torch.randn(n, len(model.static))})
+        latents = model.latents({k: p.expand([n]).rsample() for k, p in model.priors(batch.dates, shared).items()})
         values = model.variables(latents)
         for name, observed in batch.modalities.items():
             modality = model.modalities[name]
@@ -228,10 +227,11 @@ def test_settings_rebuild_the_model(build, simulated, options):
         batch = _whole(simulated, model)
         torch.manual_seed(0)
         shared = model.draw_globals()
-        pairs = [m.posteriors(m.encoder(batch), batch.dates, shared) for m in (model, again)]
-    for site, posterior in pairs[0].items():
-        assert torch.equal(posterior.mean, pairs[1][site].mean)
-        assert torch.equal(posterior.variance, pairs[1][site].variance)
+        first, second = (m.posterior(m.encoder(batch), batch.dates, shared) for m in (model, again))
+    assert first.names == second.names
+    for site in first.names[1:]:
+        assert torch.equal(first.processes[site].mean, second.processes[site].mean)
+        assert torch.equal(first.processes[site].variance, second.processes[site].variance)
 
 
 def test_a_modality_of_the_users_own_cannot_be_rebuilt(build):

@@ -8,8 +8,9 @@ gradients of the strong ones would drown it. What comes out is plain tensors: th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +30,23 @@ class Sites:
 
     Attributes:
         mean, precision: process name -> `[pixel, V, T]` Gaussian sites; precision 0 where nothing was seen.
-        static_mean, static_scale: `[pixel, S]` Gaussian of the static latents; the prior N(0, 1) where no date of
-            the pixel was seen.
+        lean: process name -> function from static latents `[..., pixel, S]` to what they add to the site means,
+            `[..., pixel, V, T]`.
+        coupling: process name -> `[pixel, V, T, A + V]` how a site mean moves with the deviations of the processes
+            before it: for a residual the dynamic ones, then those of its own process.
+        caution: process name -> `[pixel, V, T]` share of the precision that counts for the spread.
+        static_mean: `[pixel, S]` mean of the static latents, and
+        static_factor: `[pixel, S, S]` Cholesky factor of their covariance; those of the prior N(0, 1) where no date
+            of the pixel was seen.
     """
 
     mean: dict[str, Tensor]
     precision: dict[str, Tensor]
+    lean: dict[str, Callable[[Tensor], Tensor]]
+    coupling: dict[str, Tensor]
+    caution: dict[str, Tensor]
     static_mean: Tensor
-    static_scale: Tensor
+    static_factor: Tensor
 
 
 class FusionEncoder(nn.Module):
@@ -75,14 +85,22 @@ class FusionEncoder(nn.Module):
         self.dates = DateEmbedding(width)
         self.readers = nn.ModuleDict(
             {
-                name: _Reader(plain, count, width if name == "dynamic" else width // 2, layers)
+                name: _Reader(
+                    plain, count, static, self._before(name), width if name == "dynamic" else width // 2, layers
+                )
                 for name, count in processes.items()
             }
         )
         self.exclusive = nn.ModuleDict({name: nn.Linear(plain, width // 2) for name in processes if name != "dynamic"})
         self.exclusive_dates = nn.ModuleDict({name: DateEmbedding(width // 2) for name in self.exclusive})
-        self.static_head = nn.Sequential(nn.Linear(2 * width + plain, width), nn.GELU(), nn.Linear(width, 2 * static))
-        nn.init.normal_(self.static_head[-1].weight, std=0.02)
+        self.summary = nn.Sequential(nn.Linear(2 * width + plain, width), nn.GELU())
+        self.static_mean, self.static_spread = nn.Linear(width, static), nn.Linear(width, (1 + static) * static)
+        for head in (self.static_mean, self.static_spread):
+            nn.init.normal_(head.weight, std=0.02)
+
+    def spread_heads(self) -> list[nn.Module]:
+        """The last layers that say how far latents may lie from their means; the means do not depend on them."""
+        return [self.static_spread, *(head for r in self.readers.values() for head in (r.caution, r.coupling))]
 
     def center(self, name: str) -> Tensor:
         """`[C, 1, 1]` what is subtracted from the values of a modality."""
@@ -136,21 +154,27 @@ class FusionEncoder(nn.Module):
         weight = present.unsqueeze(-1).to(plain.dtype)
         count = weight.sum(1).clamp_min(1.0)
         course = (plain * weight).sum(1) / count
-        mixed, mean, precision = self.readers["dynamic"](tokens, plain, course, present)
-        means, precisions = {"dynamic": mean}, {"dynamic": precision}
+        mixed, *dynamic = self.readers["dynamic"](tokens, plain, course, present)
+        read = {"dynamic": dynamic}
         for name, embed in self.exclusive.items():
             tokens = embed(plain) + self.exclusive_dates[name](batch.dates)
-            _, means[name], precisions[name] = self.readers[name](tokens, plain, course, present)
+            _, *read[name] = self.readers[name](tokens, plain, course, present)
         average = (mixed * weight).sum(1) / count
         largest = mixed.masked_fill(weight == 0, -1e4).amax(1)
         known = known.unsqueeze(-1)
-        loc, log_scale = self.static_head(torch.cat([average, largest, course], -1) * known).chunk(2, -1)
-        return Sites(
-            mean=means,
-            precision=precisions,
-            static_mean=torch.where(known, _bounded(loc), 0.0),
-            static_scale=torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0),
-        )
+        summary = self.summary(torch.cat([average, largest, course], -1) * known)
+        log_scale, lower = self.static_spread(summary).split([self.static, self.static**2], -1)
+        # Rows of unit length times scales of at most 1, the prior's.
+        rows = lower.unflatten(-1, (self.static, self.static)).tril(-1) * known.unsqueeze(-1)
+        rows = F.normalize(rows + torch.eye(self.static, dtype=rows.dtype, device=rows.device), dim=-1)
+        scale = torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0)
+        parts = ({name: part[i] for name, part in read.items()} for i in range(5))
+        static_mean = torch.where(known, _bounded(self.static_mean(summary)), 0.0)
+        return Sites(*parts, static_mean, scale.unsqueeze(-1) * rows)
+
+    def _before(self, process: str) -> int:
+        """Number of latent processes drawn before one."""
+        return 0 if process == "dynamic" else self.processes["dynamic"]
 
     def _angles(self, name: str, modality, pixels: Tensor) -> Tensor:
         """Sines and cosines of the geometry, `[T_m, 2 * angles]` or `[pixel, T_m, 2 * angles]`."""
@@ -160,33 +184,68 @@ class FusionEncoder(nn.Module):
 
 
 class _Reader(nn.Module):
-    """Attention over the dates, and sites read off it.
+    """Attention over the dates, and sites read off it."""
 
-    What was measured, now and on average, also reaches the sites directly: linear regression learns in a few steps
-    what attention has to find out first.
-    """
-
-    def __init__(self, plain: int, latents: int, width: int, layers: int) -> None:
+    def __init__(self, plain: int, latents: int, static: int, before: int, width: int, layers: int) -> None:
         super().__init__()
+        self.shape = (latents, before + latents)
         self.temporal = TemporalEncoder(width, layers)
-        self.head = nn.Linear(width, 2 * latents)
-        self.now = nn.Linear(plain, 2 * latents, bias=False)
-        self.level = nn.Linear(plain, 2 * latents, bias=False)
-        for part in (self.head, self.now, self.level):
-            nn.init.normal_(part.weight, std=0.02)
+        self.lean = _Lean(static, latents, width)
+        self.coupling = nn.Linear(width, latents * (before + latents))
+        self.mean, self.precision = (_Readout(width, plain, latents) for _ in range(2))
+        self.caution = nn.Linear(width, latents)
+        for head in (self.coupling, self.caution):  # independent and as sharp as they say, until the data contradict
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
 
-    def forward(self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor) -> tuple[Tensor, ...]:
         """Tokens `[pixel, T, D]`, plain inputs `[pixel, T, P]`, their mean `[pixel, P]`, `[pixel, T]` presence.
 
         Returns:
-            mixed tokens `[pixel, T, D]`, site means and precisions `[pixel, V, T]`.
+            mixed tokens `[pixel, T, D]`, site means and precisions `[pixel, V, T]`, and how they lean, see `Sites`.
         """
         mixed = self.temporal(tokens, present)
-        raw = self.head(mixed) + self.now(plain) + self.level(course).unsqueeze(1)
-        mean, log_precision = raw.transpose(1, 2).chunk(2, 1)
+        mean, log_precision = (read(mixed, plain, course) for read in (self.mean, self.precision))
         # On a log scale: from vague to far sharper than any sensor (e^9) within the reach of a few steps.
         precision = torch.exp(9.0 - F.softplus(9.0 - 2.0 * log_precision)) * present.unsqueeze(1)
-        return mixed, _bounded(mean), precision
+        coupling = _bounded(self.coupling(mixed)).unflatten(-1, self.shape).transpose(1, 2)
+        caution = torch.exp(-_bounded(self.caution(mixed))).transpose(1, 2)
+        return mixed, _bounded(mean), precision, partial(self.lean, mixed), coupling, caution
+
+
+class _Readout(nn.Module):
+    """One number per latent and date.
+
+    What was measured, now and on average, also reaches it directly: linear regression learns in a few steps what
+    attention has to find out first.
+    """
+
+    def __init__(self, width: int, plain: int, latents: int) -> None:
+        super().__init__()
+        self.mixed = nn.Linear(width, latents)
+        self.now, self.level = (nn.Linear(plain, latents, bias=False) for _ in range(2))
+        for part in (self.mixed, self.now, self.level):
+            nn.init.normal_(part.weight, std=0.02)
+
+    def forward(self, mixed: Tensor, plain: Tensor, course: Tensor) -> Tensor:
+        """`[pixel, T, D]`, `[pixel, T, P]` and `[pixel, P]` -> `[pixel, V, T]`."""
+        return (self.mixed(mixed) + self.now(plain) + self.level(course).unsqueeze(1)).transpose(1, 2)
+
+
+class _Lean(nn.Module):
+    """What static latents add to site means."""
+
+    def __init__(self, static: int, latents: int, width: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.token, self.static = nn.Linear(width, hidden), nn.Linear(static, hidden, bias=False)
+        self.out = nn.Linear(hidden, latents)
+        nn.init.normal_(self.out.weight, std=0.02)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, mixed: Tensor, static: Tensor) -> Tensor:
+        """Tokens `[pixel, T, D]` and static latents `[..., pixel, S]` -> `[..., pixel, V, T]`."""
+        hidden = F.gelu(self.token(mixed) + self.static(static).unsqueeze(-2))
+        return _bounded(self.out(hidden)).transpose(-1, -2)
 
 
 def _bounded(mean: Tensor) -> Tensor:

@@ -16,6 +16,11 @@ and its divergence from the prior is closed,
 :math:`P \succeq I`, so the factorisation is stable in float32 whatever the lengthscale or the number of equal dates
 (Rasmussen & Williams 2006, sections 2.2 and 3.4.3).
 
+What the data leave open about one latent depends on another: a steeper leaf needs more leaf area. So a site mean may
+lean on latents drawn before, :math:`m_{vt} + f_{vt}(s) + \sum_a c_{vta}\,(z_{at} - E z_{at})`: in any way on static
+ones, linearly on how far earlier processes lie from their means. Given the static ones, all processes of a pixel are
+jointly Gaussian, with the means and the factorisations of independent ones: a chain, drawn one after the other.
+
 Example:
     >>> import torch
     >>> from pi_vae.priors import TemporalGP
@@ -31,7 +36,9 @@ Example:
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 
 import gpytorch
 import torch
@@ -134,9 +141,11 @@ class GaussianProcess(TorchDistribution):
         white = torch.linalg.solve_triangular(self.factor, value.unsqueeze(-1), upper=False).squeeze(-1)
         return -0.5 * white.square().sum((-2, -1)) - _log_diagonal(self.factor) - _half_log_2pi(self)
 
-    def condition(self, mean: Tensor, precision: Tensor) -> SitePosterior:
-        """Exact posterior given sites (both `[*batch, V, T]`; precision 0 where nothing was seen)."""
-        return SitePosterior(self.factor, mean, precision)
+    def condition(
+        self, mean: Tensor, precision: Tensor, coupling: Tensor | None = None, caution: Tensor | None = None
+    ) -> SitePosterior:
+        """Exact posterior given sites (both `[*batch, V, T]`; precision 0 where nothing was seen), see there."""
+        return SitePosterior(self.factor, mean, precision, coupling, caution)
 
 
 class SitePosterior(TorchDistribution):
@@ -146,57 +155,119 @@ class SitePosterior(TorchDistribution):
         factor: `[V, T, T]` Cholesky factor of the prior covariance.
         mean: `[*batch, V, T]` site means.
         precision: `[*batch, V, T]` site precisions, >= 0.
+        coupling: `[*batch, V, T, A + V]` how the mean of a site moves with `A` processes drawn before, then
+            with those of the process itself, of which a site leans on earlier ones only (the rest is not read).
+        caution: `[*batch, V, T]` share of the precision that counts for the spread (default 1): below 1 where site
+            means are known to err more than their precision says. The means stay as they are.
     """
 
     arg_constraints: dict = {}
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
 
-    def __init__(self, factor: Tensor, mean: Tensor, precision: Tensor) -> None:
-        self.factor = factor
+    def __init__(
+        self,
+        factor: Tensor,
+        mean: Tensor,
+        precision: Tensor,
+        coupling: Tensor | None = None,
+        caution: Tensor | None = None,
+    ) -> None:
+        self.factor, self.coupling = factor, coupling
+        self.earlier = mean.new_zeros(*mean.shape[:-2], 0, mean.shape[-1])
         weighted = factor.transpose(-1, -2) * precision.unsqueeze(-2)
-        information = weighted @ factor + torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        self.cholesky = torch.linalg.cholesky(information)
-        self.white_mean = torch.cholesky_solve(weighted @ mean.unsqueeze(-1), self.cholesky).squeeze(-1)
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        self.cholesky = torch.linalg.cholesky(identity + weighted @ factor)
+        self.gain = torch.cholesky_solve(weighted, self.cholesky)  # site means -> whitened latents
+        self.white_mean = (self.gain @ mean.unsqueeze(-1)).squeeze(-1)
+        if caution is not None:
+            self.cholesky = torch.linalg.cholesky(identity + (weighted * caution.unsqueeze(-2)) @ factor)
         super().__init__(mean.shape[:-2], mean.shape[-2:], validate_args=False)
+
+    def after(self, shift: Tensor, deviations: Tensor) -> SitePosterior:
+        """The posterior once earlier latents are drawn.
+
+        Args:
+            shift: `[*draws, *batch, V, T]` what is added to the site means.
+            deviations: `[*draws, *batch, A, T]` how far earlier processes lie from their posterior means.
+
+        Returns:
+            The conditional posterior, of batch shape `[*draws, *batch]`.
+        """
+        conditional = copy.copy(self)
+        conditional.white_mean = self.white_mean + (self.gain @ shift.unsqueeze(-1)).squeeze(-1)
+        conditional.earlier, conditional._batch_shape = deviations, shift.shape[:-2]
+        return conditional
 
     @property
     def mean(self) -> Tensor:
-        """`[*batch, V, T]` posterior mean."""
+        """`[*batch, V, T]` posterior mean, over the deviations that a site leans on."""
         return (self.factor @ self.white_mean.unsqueeze(-1)).squeeze(-1)
 
     @property
     def covariance(self) -> Tensor:
-        """`[*batch, V, T, T]` posterior covariance."""
+        """`[*batch, V, T, T]` posterior covariance of each latent, given what its sites lean on."""
         half = torch.linalg.solve_triangular(self.cholesky, self.factor.transpose(-1, -2), upper=False)
         return half.transpose(-1, -2) @ half
 
     @property
     def variance(self) -> Tensor:
-        """`[*batch, V, T]` posterior variance."""
+        """`[*batch, V, T]` diagonal of `covariance`."""
         half = torch.linalg.solve_triangular(self.cholesky, self.factor.transpose(-1, -2), upper=False)
         return half.square().sum(-2)
 
     def rsample(self, sample_shape: torch.Size = SCALAR) -> Tensor:
         """`[*sample, *batch, V, T]` reparametrised draws, correlated in time."""
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.factor.dtype, device=self.factor.device)
-        white = torch.linalg.solve_triangular(self.cholesky.transpose(-1, -2), noise.unsqueeze(-1), upper=True)
-        return (self.factor @ (self.white_mean.unsqueeze(-1) + white)).squeeze(-1)
+        noise = self._noise(sample_shape)
+        return (self.factor @ (self._centre(noise) + noise).unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`[*batch]` log density of `[*batch, V, T]` values."""
-        white = torch.linalg.solve_triangular(self.factor, value.unsqueeze(-1), upper=False)
-        deviation = self.cholesky.transpose(-1, -2) @ (white - self.white_mean.unsqueeze(-1))
+        white = torch.linalg.solve_triangular(self.factor, value.unsqueeze(-1), upper=False).squeeze(-1)
+        centre = self.white_mean
+        if self.coupling is not None:
+            own = (value - self.mean).unbind(-2)
+            centre = centre + torch.stack([self._lean(v, own[:v], value.shape[:-2]) for v in range(len(own))], -2)
+        deviation = self.cholesky.transpose(-1, -2) @ (white - centre).unsqueeze(-1)
         log_det = _log_diagonal(self.cholesky) - _log_diagonal(self.factor)
         return log_det - 0.5 * deviation.square().sum((-3, -2, -1)) - _half_log_2pi(self)
 
     def divergence(self) -> Tensor:
-        """`[*batch]` Kullback-Leibler divergence from the prior, in nats."""
+        """`[*batch]` Kullback-Leibler divergence from the prior, in nats.
+
+        Closed given what the sites lean on; over the earlier latents of the same process, an unbiased mean by one draw.
+        """
         identity = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
         inverse = torch.linalg.solve_triangular(self.cholesky, identity.expand_as(self.cholesky), upper=False)
         trace = inverse.square().sum((-3, -2, -1))
-        quadratic = self.white_mean.square().sum((-2, -1))
+        centre = self.white_mean if self.coupling is None else self._centre(self._noise())
+        quadratic = centre.square().sum((-2, -1))
         return 0.5 * (trace + quadratic - self.event_shape.numel()) + _log_diagonal(self.cholesky)
+
+    def _noise(self, sample_shape: torch.Size = SCALAR) -> Tensor:
+        """`[*sample, *batch, V, T]` whitened draws less their means, given what the sites lean on."""
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.factor.dtype, device=self.factor.device)
+        return torch.linalg.solve_triangular(self.cholesky.transpose(-1, -2), noise.unsqueeze(-1), upper=True).squeeze(
+            -1
+        )
+
+    def _centre(self, noise: Tensor) -> Tensor:
+        """Means of the whitened latents given what the sites lean on, in the draw that the noise makes."""
+        if self.coupling is None:
+            return self.white_mean
+        own: list[Tensor] = []
+        leans: list[Tensor] = []
+        for v, white in enumerate(noise.unbind(-2)):
+            leans.append(self._lean(v, own, white.shape[:-1]))
+            own.append((self.factor[v] @ (leans[-1] + white).unsqueeze(-1)).squeeze(-1))
+        return self.white_mean + torch.stack(leans, -2)
+
+    def _lean(self, v: int, own: Sequence[Tensor], shape: torch.Size) -> Tensor:
+        """`[*shape, T]` shift of whitened latent `v` by the deviations of earlier ones."""
+        before = self.earlier.expand(*shape, *self.earlier.shape[-2:])
+        earlier = torch.cat([before, *(o.unsqueeze(-2) for o in own)], -2).transpose(-1, -2)
+        site = (self.coupling[..., v, :, : earlier.shape[-1]] * earlier).sum(-1)
+        return (self.gain[..., v, :, :] @ site.unsqueeze(-1)).squeeze(-1)
 
 
 def _log_diagonal(factor: Tensor) -> Tensor:

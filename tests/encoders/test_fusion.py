@@ -30,13 +30,18 @@ def _batch(side=5, patches=2):
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
-    return FusionEncoder(
+    encoder = FusionEncoder(
         {"s2": 3, "s1": 2},
         {"s2": ("sza", "vza", "raa"), "s1": ("incidence",)},
         {"dynamic": 4, "residual_s1": 1},
         static=3,
         width=16,
     ).eval()
+    # These start at zero; here they take part.
+    for reader in encoder.readers.values():
+        torch.nn.init.normal_(reader.coupling.weight, std=0.1)
+        torch.nn.init.normal_(reader.caution.weight, std=0.1)
+    return encoder
 
 
 def _change(batch, name, **fields):
@@ -46,16 +51,24 @@ def _change(batch, name, **fields):
 
 
 def _same(first, second, atol=0.0):
-    pairs = [(first.static_mean, second.static_mean), (first.static_scale, second.static_scale)]
-    pairs += [(getattr(first, f)[k], getattr(second, f)[k]) for f in ("mean", "precision") for k in first.mean]
+    pairs = [(first.static_mean, second.static_mean), (first.static_factor, second.static_factor)]
+    fields = ("mean", "precision", "coupling", "caution")
+    pairs += [(getattr(first, f)[k], getattr(second, f)[k]) for f in fields for k in first.mean]
+    static = torch.linspace(-1, 1, first.static_mean.numel()).view_as(first.static_mean)
+    # A site without precision counts for nothing, whatever its mean leans on.
+    pairs += [(s.lean[k](static) * (s.precision[k] > 0) for s in (first, second)) for k in first.mean]
     return all(torch.allclose(a, b, atol=atol, rtol=0) for a, b in pairs)
 
 
 def test_shapes(encoder):
     sites = encoder(_batch())
     assert sites.mean["dynamic"].shape == (50, 4, 4) and sites.precision["residual_s1"].shape == (50, 1, 4)
-    assert sites.static_mean.shape == sites.static_scale.shape == (50, 3)
-    assert (sites.precision["dynamic"] >= 0).all() and (sites.static_scale > 0).all()
+    assert sites.coupling["dynamic"].shape == (50, 4, 4, 4) and sites.coupling["residual_s1"].shape == (50, 1, 4, 5)
+    assert sites.static_mean.shape == (50, 3) and sites.static_factor.shape == (50, 3, 3)
+    assert (sites.precision["dynamic"] >= 0).all() and (sites.caution["dynamic"] > 0).all()
+    assert sites.lean["dynamic"](torch.zeros(6, 50, 3)).shape == (6, 50, 4, 4)
+    variance = sites.static_factor.square().sum(-1)
+    assert (variance > 0).all() and (variance <= 1 + 1e-6).all() and (sites.static_factor.triu(1) == 0).all()
 
 
 def test_a_masked_value_has_no_influence(encoder):
@@ -87,7 +100,7 @@ def test_a_pixel_without_observation_keeps_the_prior(encoder):
         batch = _change(batch, name, seen=seen)
     sites, pixel = encoder(batch), 2 * 5 + 2
     assert all((p[pixel] == 0).all() for p in sites.precision.values())
-    assert (sites.static_mean[pixel] == 0).all() and (sites.static_scale[pixel] == 1).all()
+    assert (sites.static_mean[pixel] == 0).all() and torch.equal(sites.static_factor[pixel], torch.eye(3))
 
 
 def test_a_date_seen_nowhere_has_no_site_and_changes_nothing(encoder):

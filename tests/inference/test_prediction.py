@@ -115,7 +115,7 @@ def test_tiles_fit_together(fitted, simulated, tile):
         for rows, columns, batch in data.tiles(size, model.encoder.radius):
             with seeded(0):
                 group = next(groups(model, batch, 1))
-            for site, q in group.posteriors.items():
+            for site, q in {"static": group.posterior.static, **group.posterior.processes}.items():
                 for label, value in (("mean", q.mean), ("sd", q.variance.sqrt())):
                     image = found.setdefault((site, label), torch.empty(10, 12, *value.shape[1:]))
                     image[rows, columns] = value.unflatten(0, (rows.stop - rows.start, -1))

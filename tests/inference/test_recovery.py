@@ -16,11 +16,6 @@ def _model():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="measured R2 0.79 and coverage 0.67: the guide is independent between static and dynamic variables, so that "
-    "what leaf angle leaves open about LAI is missing from its spread; the bounds below are the aim and stay",
-    strict=False,
-)
 def test_lai_is_recovered_with_honest_intervals():
     torch.manual_seed(1)
     cube = simulate(_model(), pattern(size=60, bands=BANDS, optical_days=30, radar_days=30), seed=1)

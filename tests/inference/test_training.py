@@ -13,7 +13,7 @@ from pi_vae.data import CubeError, withhold
 from pi_vae.data.batches import CubeTensors
 
 SMALL = {"device": "cpu", "patches": 2, "patch_size": 5, "pixels": 12, "progress": False}
-LONG = 206  # a checkpoint is written after 200 steps
+LONG = 206
 
 
 def _fit(model, cube, steps=6, **options):
@@ -62,24 +62,47 @@ def test_what_others_drew_before_does_not_matter(build, simulated):
     assert _same(first, _fit(model, simulated))
 
 
-def test_an_interrupted_fit_continues_to_the_same_bit(build, simulated, long, tmp_path, monkeypatch):
-    save = training._save
+@pytest.mark.parametrize("saves", [1, 2])  # while the model learns, and while its spread is set
+def test_an_interrupted_fit_continues_to_the_same_bit(build, simulated, tmp_path, monkeypatch, saves):
+    save, count, steps = training._save, 0, 44
+    monkeypatch.setattr(training, "SAVE_EVERY", 20)
+    whole = _fit(build(), simulated, steps, checkpoint=tmp_path / "whole")
 
     def killed(*arguments):
+        nonlocal count
         save(*arguments)
-        raise KeyboardInterrupt
+        count += 1
+        if count == saves:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
-            _fit(build(), simulated, LONG, checkpoint=tmp_path)
-    stopped = load(tmp_path)
-    assert stopped.history["step"][-1] == 190 and not _same(stopped, long)
+            _fit(build(), simulated, steps, checkpoint=tmp_path / "again")
+    stopped = load(tmp_path / "again")
+    assert stopped.history["step"][-1] == (10, 38)[saves - 1] and not _same(stopped, whole)
     torch.rand(5)
-    again = _fit(build(seed=7), simulated, LONG, checkpoint=tmp_path)  # its own weights do not matter
-    assert _same(again, long)
-    assert again.history["step"] == long.history["step"] and again.history["loss"] == long.history["loss"]
+    again = _fit(build(seed=7), simulated, steps, checkpoint=tmp_path / "again")  # its own weights do not matter
+    assert _same(again, whole)
+    assert again.history["step"] == whole.history["step"] and again.history["loss"] == whole.history["loss"]
     assert np.all(np.diff(again.history["seconds"]) >= 0), "the clock goes on"
+
+
+def test_the_last_steps_set_the_spread_alone(build, simulated, monkeypatch):
+    models = {}
+    for share in (0.0, 0.25):
+        monkeypatch.setattr(training, "CALIBRATION", share)
+        monkeypatch.setattr(training, "_schedule", lambda step, steps: 1.0)
+        models[share] = _fit(build(), simulated, 24 if share else 18).model
+    changed = {
+        name
+        for (name, before), after in zip(models[0.0].named_parameters(), models[0.25].parameters(), strict=True)
+        if not torch.equal(before, after)
+    }
+    kinds = ("noise", "caution", "coupling", "static_spread")
+    assert all(any(kind in name for kind in kinds) for name in changed)
+    assert all(any(kind in name for name in changed) for kind in kinds)
+    assert all(p.requires_grad for p in models[0.25].encoder.parameters())
 
 
 def test_a_finished_fit_is_loaded_as_it_was(build, simulated, long):
@@ -105,7 +128,10 @@ def test_the_fit_lowers_the_loss(build, simulated, long):
     )
     observations = sum(int(simulated[n]["valid"].sum()) * c for n, c in (("s2", 3), ("s1", 2)))
     assert loss(long.model) < loss(untrained) - observations, "one nat per observation"
-    assert long.history["step"] == [*range(0, LONG, 10), LONG - 1]
+    assert long.history["step"] == [
+        *range(0, LONG - int(training.CALIBRATION * LONG), 10),
+        LONG - int(training.CALIBRATION * LONG) - 1,
+    ]
 
 
 def test_the_encoder_is_standardised_by_the_valid_observations(build, simulated):

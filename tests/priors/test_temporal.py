@@ -82,6 +82,67 @@ def test_draws_have_the_posterior_moments():
     assert torch.allclose(covariance, posterior.covariance[0], atol=0.03)
 
 
+def _coupled():
+    """A posterior that leans on a static latent and an earlier process, and the same by dense algebra."""
+    prior, mean, precision = _case(pixels=1)
+    coupling, caution = torch.randn(1, 2, 5, 3, dtype=torch.float64), torch.rand(1, 2, 5, dtype=torch.float64)
+    posterior = prior.condition(mean, precision, coupling, caution)
+    inverse = torch.linalg.inv(prior.factor @ prior.factor.mT)
+    sharp = torch.linalg.inv(inverse + torch.diag_embed(precision[0]))
+    own = torch.linalg.inv(inverse + torch.diag_embed((precision * caution)[0]))
+    static, given = torch.randn(1, 2, 5, dtype=torch.float64), torch.randn(1, 1, 5, dtype=torch.float64)
+    gains = sharp * precision[0].unsqueeze(-2)  # site means -> posterior means
+    moved = (gains @ static[0].unsqueeze(-1)).squeeze(-1)
+    shift = torch.stack([gains[v] @ (coupling[0, v, :, 0] * given[0, 0]) for v in range(2)])
+    second_on_first = gains[1] * coupling[0, 1, :, 1]
+    shift[1] += second_on_first @ shift[0]
+    joint = torch.zeros(10, 10, dtype=torch.float64)
+    joint[:5, :5], joint[5:, :5] = own[0], second_on_first @ own[0]
+    joint[:5, 5:] = joint[5:, :5].mT
+    joint[5:, 5:] = own[1] + second_on_first @ own[0] @ second_on_first.mT
+    return (
+        prior,
+        posterior.after(static, given),
+        MultivariateNormal((posterior.mean[0] + moved + shift).flatten(), joint),
+    )
+
+
+def test_a_coupled_posterior_is_the_joint_gaussian_of_its_chain():
+    _, posterior, dense = _coupled()
+    draws = posterior.rsample((40_000,)).flatten(1)
+    scale = dense.covariance_matrix.diagonal().sqrt()
+    assert ((draws.mean(0) - dense.mean).abs() < 0.03 * scale).all()
+    assert ((draws.T.cov() - dense.covariance_matrix).abs() < 0.04 * scale * scale[:, None]).all()
+    value = torch.randn(1, 2, 5, dtype=torch.float64)
+    assert torch.allclose(posterior.log_prob(value), dense.log_prob(value.flatten()), atol=1e-5)
+
+
+def test_the_divergence_of_a_coupled_posterior_is_unbiased():
+    prior, posterior, dense = _coupled()
+    expected = kl_divergence(
+        dense, MultivariateNormal(0 * dense.mean, torch.block_diag(*prior.factor @ prior.factor.mT))
+    )
+    found = torch.stack([posterior.divergence() for _ in range(4000)])
+    assert abs(found.mean() - expected) < 4 * found.std() / 4000**0.5
+
+
+def test_caution_widens_and_leaves_the_mean():
+    prior, mean, precision = _case()
+    sharp = prior.condition(mean, precision)
+    wide = prior.condition(mean, precision, caution=0.2 * torch.ones_like(precision))
+    assert torch.equal(wide.mean, sharp.mean)
+    assert torch.allclose(wide.covariance, prior.condition(mean, 0.2 * precision).covariance)
+    assert (wide.variance > sharp.variance).all()
+
+
+def test_what_is_not_seen_leans_on_nothing():
+    prior, mean, precision = _case()
+    coupling = torch.randn(4, 2, 5, 3, dtype=torch.float64)
+    posterior = prior.condition(mean, torch.zeros_like(precision), coupling)
+    posterior = posterior.after(torch.randn(4, 2, 5).double(), torch.randn(4, 1, 5).double())
+    assert torch.allclose(posterior.divergence(), torch.zeros(4, dtype=torch.float64), atol=1e-9)
+
+
 def test_float32_is_stable_for_long_lengthscales_and_equal_dates():
     dates = torch.linspace(18000, 18365, 200).double().repeat_interleave(2)
     lengthscale = torch.tensor([1.0, 3000.0], requires_grad=True)

@@ -1,0 +1,113 @@
+r"""How far to trust the guide: the model simulates, the guide recovers, and its spread is set by how far it errs.
+
+The ELBO averages over the guide alone, so it is content with a guide that is too narrow: what that leaves out costs
+nothing, nor does the encoder's own error. The last steps of a fit leave the site means as they are and set the spread,
+and the noise scales with it, by two scores that punish every truth held to be impossible: the predictive density of
+hidden observations (`inference.objective`), and the recovery of latents that the model itself has drawn,
+
+.. math:: E_{p(z, y)}\left[\log q(z \mid y)\right],
+
+which is largest for the true posterior (the sleep of wake-sleep, Hinton et al. 1995, Science 268, 1158-1161; simulate
+and recover, Takeishi & Kalousis 2021, NeurIPS 34). The operators are only asked forward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from inference.objective import predictive_density
+from pi_vae import Latents, PhysicsVAE
+from pi_vae.data.batches import Batch
+
+__all__ = ["calibration_loss", "dream", "recovery_loss"]
+
+DRAWS = 16  # few would blur the predictive density, and more noise would seem to serve it
+DREAM_WEIGHT = 0.3  # of a simulated pixel beside an observed one: the world decides, the model fills in
+REGIONS = 8  # of a patch
+MEMORY = 0.9  # share of the variance that a dream takes over at most
+
+
+def calibration_loss(vae: PhysicsVAE, seen: Batch, imagined: Batch) -> Tensor:
+    """What the spread of the guide and the noise scales are set by, scaled to the cube, in nats.
+
+    Args:
+        vae: the model.
+        seen: a batch with hidden observations, which are predicted.
+        imagined: a batch to dream of.
+    """
+    shared = vae.draw_globals()
+    posterior = vae.posterior(vae.encoder(seen), seen.dates, shared)
+    predicted = predictive_density(vae, seen, posterior, shared, DRAWS)
+    return DREAM_WEIGHT * recovery_loss(vae, imagined) - predicted
+
+
+def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
+    """Negative log density of simulated latents under the guide, scaled to the cube, in nats.
+
+    Args:
+        vae: the model; only its encoder gets gradients.
+        batch: patches to dream of.
+    """
+    with torch.no_grad():
+        shared = vae.draw_globals()
+        drawn, simulated = dream(vae, batch, shared)
+    posterior = vae.posterior(vae.encoder(simulated), batch.dates, shared)
+    truth = {name: value[batch.pixels] for name, value in drawn.items()}
+    return -batch.scale * sum(
+        posterior.conditional(name, truth).log_prob(truth[name]).sum() for name in posterior.names
+    )
+
+
+def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Batch]:
+    """Patches that could be those of the batch, drawn from the model and observed as the batch is.
+
+    A latent is what the guide remembers of the place, its posterior mean, and for the share of the prior's variance
+    that is missing there, a fresh draw from the prior, in part common to a region as in a field. So the dream has the
+    variance of the prior and the texture of the scene.
+
+    Args:
+        vae: the model.
+        batch: patches; their dates, geometry and masks are taken over.
+        shared: global latents by site name.
+
+    Returns:
+        Latents `[patch * y * x, ...]` by site name, and the batch with simulated values.
+    """
+    patches, height, width = batch.shape
+    everywhere = dataclasses.replace(batch, pixels=torch.arange(patches * height * width, device=batch.dates.device))
+    known = vae.posterior(vae.encoder(everywhere), batch.dates, shared)
+    region = _regions(patches, height, width, batch.dates.device)
+    drawn = {}
+    for name, prior in vae.priors(batch.dates, shared).items():
+        mean = known.static.mean if name == "static" else known.processes[name].mean
+        share = mean.square().mean([d for d in range(mean.dim()) if d != 1], keepdim=True)
+        memory = share.clamp(max=MEMORY)
+        mean = mean * (memory / share.clamp_min(1e-6)).sqrt()
+        shape = (patches, *(1 for _ in prior.event_shape))
+        common = torch.rand(shape, device=region.device).repeat_interleave(height * width, 0)
+        together = prior.expand([patches * REGIONS]).sample()[region]
+        fresh = common.sqrt() * together + (1 - common).sqrt() * prior.expand([len(region)]).sample()
+        drawn[name] = mean + (1 - memory).sqrt() * fresh
+    latents = Latents.of(drawn)
+    modalities = {}
+    for name, observed in batch.modalities.items():
+        mean = vae.expected(name, latents, everywhere, shared)
+        values = vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).sample()
+        values = values.unflatten(0, (patches, height, width)).permute(0, 3, 4, 1, 2)
+        modalities[name] = dataclasses.replace(observed, values=values)
+    return drawn, dataclasses.replace(batch, modalities=modalities)
+
+
+def _regions(patches: int, height: int, width: int, device: torch.device) -> Tensor:
+    """`[patch * y * x]` number of the region of every pixel: the nearest of a few random points of its patch."""
+    side = torch.tensor([height, width], device=device)
+    points = torch.rand(patches, REGIONS, 2, device=device) * side
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+    )
+    pixels = torch.stack([rows, columns], -1).flatten(0, 1).to(points.dtype)
+    nearest = torch.cdist(pixels.expand(patches, -1, -1), points).argmin(-1)
+    return (nearest + REGIONS * torch.arange(patches, device=device)[:, None]).flatten()

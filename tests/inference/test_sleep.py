@@ -1,0 +1,88 @@
+"""What the model simulates for its encoder, and what the encoder learns from it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from inference.sleep import dream, recovery_loss
+from pi_vae.data.batches import CubeTensors
+
+
+@pytest.fixture
+def model(build):
+    return build()
+
+
+@pytest.fixture
+def batch(model, simulated):
+    data = CubeTensors.read(simulated, {name: m.channels for name, m in model.modalities.items()})
+    return data.patches(4, 10, data.pixels, torch.Generator().manual_seed(0))
+
+
+def _dream(model, batch, seed=0):
+    with torch.no_grad():
+        torch.manual_seed(seed)
+        return dream(model, batch, model.draw_globals())
+
+
+def test_every_pixel_has_the_prior_and_resembles_its_neighbours(model, batch):
+    values = torch.cat([_dream(model, batch, seed)[0]["static"].unflatten(0, (4, 10, 10)) for seed in range(40)])
+    assert abs(values.mean()) < 0.1 and abs(values.std() - 1) < 0.05
+    neighbours = (values[:, 1:] * values[:, :-1]).mean()
+    assert 0.25 < neighbours < 0.75, "half of the variance is shared within a region, on average"
+    elsewhere = (values[1:, 0, 0] * values[:-1, 0, 0]).mean()
+    assert abs(elsewhere) < 0.15, "patches have nothing in common"
+
+
+def test_a_dream_is_observed_as_the_batch_is(model, batch):
+    drawn, simulated = _dream(model, batch)
+    for name, observed in simulated.modalities.items():
+        real = batch.modalities[name]
+        assert observed.values.shape == real.values.shape and torch.isfinite(observed.values).all()
+        assert torch.equal(observed.seen, real.seen) and torch.equal(observed.index, real.index)
+        # The values lie around what the operators say of the latents, not around the cube's.
+        with torch.no_grad():
+            torch.manual_seed(0)
+            shared = model.draw_globals()
+            everywhere = dataclasses.replace(batch, pixels=torch.arange(400))
+            mean = model.expected(name, model.latents(drawn), everywhere, shared)
+        error = (observed.series(everywhere.pixels) - mean) / shared[f"{name}_noise"]
+        assert 0.5 < error.abs().median() < 1.0, "of the order of the noise scale (0.67 to 0.76 for Student-t)"
+
+
+def test_only_the_encoder_learns_from_dreams(model, batch):
+    recovery_loss(model, batch).backward()
+    learning = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learning and all(name.startswith("encoder.") for name in learning)
+
+
+def test_where_nothing_is_seen_the_loss_is_that_of_the_prior(model, batch):
+    blind = {n: dataclasses.replace(m, seen=torch.zeros_like(m.seen)) for n, m in batch.modalities.items()}
+    batch = dataclasses.replace(batch, modalities=blind)
+    torch.manual_seed(3)
+    found = recovery_loss(model, batch)
+    with torch.no_grad():
+        torch.manual_seed(3)
+        shared = model.draw_globals()
+        drawn, _ = dream(model, batch, shared)
+        expected = -sum(p.log_prob(drawn[n][batch.pixels]).sum() for n, p in model.priors(batch.dates, shared).items())
+    assert found.item() == pytest.approx(batch.scale * expected.item(), rel=1e-4)
+
+
+def test_dreams_alone_teach_the_encoder(model, batch):
+    optimizer = torch.optim.Adam(model.encoder.parameters(), lr=5e-3)
+
+    def mean_loss():
+        with torch.no_grad():
+            torch.manual_seed(1)
+            return sum(recovery_loss(model, batch).item() for _ in range(5)) / 5
+
+    before = mean_loss()
+    torch.manual_seed(0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (recovery_loss(model, batch) / batch.scale / 400).backward()
+        optimizer.step()
+    after = mean_loss()
+    assert before - after > 2.0 * batch.scale * len(batch.pixels), "two nats per pixel"
