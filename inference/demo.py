@@ -49,7 +49,7 @@ class Effort:
     map_draws: int
 
 
-FULL = Effort(steps=1100, pixels=250, draws=100, map_draws=48)
+FULL = Effort(steps=1000, pixels=250, draws=100, map_draws=48)
 QUICK = Effort(steps=150, pixels=60, draws=50, map_draws=16)
 
 

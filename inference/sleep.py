@@ -25,7 +25,7 @@ from pi_vae.data.batches import Batch
 __all__ = ["calibration_loss", "dream", "recovery_loss"]
 
 DRAWS = 16  # few would blur the predictive density, and more noise would seem to serve it
-DREAM_WEIGHT = 0.3  # of a simulated pixel beside an observed one: the world decides, the model fills in
+DREAM_WEIGHT = 0.03  # of a simulated pixel beside an observed one: what the data say of themselves comes first
 REGIONS = 8  # of a patch
 MEMORY = 0.9  # share of the variance that a dream takes over at most
 

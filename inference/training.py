@@ -29,6 +29,7 @@ __all__ = ["Run", "fit", "load"]
 CHECKPOINT = "checkpoint.pt"
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
 CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
+FEW_GAPS = {"dates": 0.03, "blocks": 0.3, "modality": 0.02}  # intervals are wanted for data as they come
 DREAM_SIZE, DREAM_PATCHES = 16, 2
 SAVE_EVERY = 200  # steps
 log = logging.getLogger(__name__)
@@ -124,8 +125,10 @@ def fit(
                 loss = _guarded(elbo, batch) / observations
             else:
                 few = max(1, pixels // 4)
-                batch = occlude(data.patches(count, patch_size, few, generator), generator).to(fabric.device)
-                imagined = occlude(data.patches(*dreams, data.pixels, generator), generator).to(fabric.device)
+                batch, imagined = (
+                    occlude(data.patches(*patch, number, generator), generator, **FEW_GAPS).to(fabric.device)
+                    for patch, number in (((count, patch_size), few), (dreams, data.pixels))
+                )
                 loss = _guarded(calibration_loss, model, batch, imagined) / observations
             if not torch.isfinite(loss):
                 raise FloatingPointError(
