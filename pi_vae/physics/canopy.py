@@ -14,6 +14,7 @@ diffuse light obey :math:`a - \sigma = 1 - s` (the absorptance) and :math:`a + \
 
 Example::
 
+    >>> from pi_vae.physics.leaf_angle import campbell
     >>> share = campbell(torch.tensor(57.0))
     >>> layer = layer_geometry(share, sza=torch.tensor(30.0), vza=torch.tensor(0.0), raa=torch.tensor(0.0))
     >>> lai, hspot = torch.tensor(3.0), torch.tensor(0.1)
@@ -31,9 +32,19 @@ import torch
 from torch import Tensor
 
 from .integrals import mean_decay
-from .leaf_angle import campbell, class_edges
+from .leaf_angle import class_edges
 
-__all__ = ["Factors", "HotSpot", "Layer", "campbell", "four_stream", "hemispherical", "hot_spot", "layer_geometry"]
+__all__ = [
+    "Absorption",
+    "Factors",
+    "HotSpot",
+    "Layer",
+    "absorbed",
+    "four_stream",
+    "hemispherical",
+    "hot_spot",
+    "layer_geometry",
+]
 
 
 class Layer(NamedTuple):
@@ -60,13 +71,22 @@ class HotSpot(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Reflectance factors of canopy over soil, ``[..., wavelength]``: bidirectional ``rsot``,
-    directional-hemispherical for the sun ``rsdt``, hemispherical-directional ``rdot``, bihemispherical ``rddt``."""
+    """Reflectance factors of canopy over soil, ``[..., wavelength]``, by incoming and outgoing light: ``sdr`` sun to
+    sensor (bidirectional), ``dhr`` sun to hemisphere, ``hdr`` sky to sensor, ``bhr`` sky to hemisphere (Verhoef's rsot,
+    rsdt, rdot, rddt). Under a share f of diffuse light a sensor sees ``(1 - f) sdr + f hdr``."""
 
-    rsot: Tensor
-    rsdt: Tensor
-    rdot: Tensor
-    rddt: Tensor
+    sdr: Tensor
+    dhr: Tensor
+    hdr: Tensor
+    bhr: Tensor
+
+
+class Absorption(NamedTuple):
+    """Share of the incoming light that the leaves absorb, ``[..., wavelength]``, for light of the ``sun`` and of an
+    isotropic ``sky``."""
+
+    sun: Tensor
+    sky: Tensor
 
 
 def layer_geometry(share: Tensor, sza: Tensor, vza: Tensor, raa: Tensor) -> Layer:
@@ -137,7 +157,7 @@ def _weighted(share: Tensor, value: Tensor) -> Tensor:
     return torch.einsum("...k,...k->...", share, value)
 
 
-def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSpot:
+def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20, cap: float | None = None) -> HotSpot:
     r"""Kuusk's (1991) correlation of sun and view paths, integrated over depth as in 4SAIL.
 
     The joint gap probability at relative depth :math:`x` is :math:`e^{y(x)}` with
@@ -147,10 +167,11 @@ def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSp
 
     Args:
         lai: leaf area index, ``[...]``, >= 0.
-        hspot: leaf size over canopy height, ``[...]``, > 0. :math:`\alpha` is not capped; some 4SAIL codes stop it at
-            200, which changes reflectance by up to 0.01 at hspot 1e-3 and nothing from 0.05 on.
+        hspot: leaf size over canopy height, ``[...]``, > 0.
         layer: from `layer_geometry`.
         steps: depths; 20 as in 4SAIL.
+        cap: convention for tiny leaves. None uses :math:`\alpha` as it is; some 4SAIL codes stop it at 200, which
+            changes reflectance by up to 0.01 at hspot 1e-3 and nothing from 0.05 on.
 
     Returns:
         `HotSpot`, each ``[...]``.
@@ -158,6 +179,8 @@ def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSp
     ks, ko = layer.ks, layer.ko
     total = ks + ko
     alpha = 2 * layer.dso / (hspot * total)
+    if cap is not None:
+        alpha = alpha.clamp_max(cap)
     fall = -torch.expm1(-alpha)
     steps_done = torch.arange(1, steps, dtype=alpha.dtype, device=alpha.device) / steps
     depth = -torch.log1p(-steps_done * fall.unsqueeze(-1)) / alpha.unsqueeze(-1)
@@ -196,7 +219,18 @@ def hemispherical(
     leaf_reflectance: Tensor, leaf_transmittance: Tensor, soil: Tensor, lai: Tensor, layer: Layer, spot: HotSpot
 ) -> Factors:
     """All four reflectance factors of canopy and soil; arguments as for `four_stream`."""
-    return Factors(*_transfer(leaf_reflectance, leaf_transmittance, soil, lai, layer, spot, directional_only=False))
+    return Factors(*_transfer(leaf_reflectance, leaf_transmittance, soil, lai, layer, spot, directional_only=False)[:4])
+
+
+def absorbed(
+    leaf_reflectance: Tensor, leaf_transmittance: Tensor, soil: Tensor, lai: Tensor, layer: Layer, spot: HotSpot
+) -> Absorption:
+    r"""What the leaves absorb: incoming light less what leaves upwards and what the soil takes,
+    :math:`1 - R - (1 - r_{soil}) T`, with the light :math:`T` that reaches the soil, the one reflected back and forth
+    between soil and canopy included. Arguments as for `four_stream`."""
+    parts = _transfer(leaf_reflectance, leaf_transmittance, soil, lai, layer, spot, directional_only=False)
+    (_, dhr, _, bhr), (ground_sun, ground_sky) = parts[:4], parts[4:]
+    return Absorption(1 - dhr - (1 - soil) * ground_sun, 1 - bhr - (1 - soil) * ground_sky)
 
 
 def _transfer(
@@ -249,4 +283,11 @@ def _transfer(
     if directional_only:
         return (rsot,)
     tdd = one_minus_r2 * e1 * scale
-    return rsot, rsd + (tss + tsd) * tdd * bounce, rdo + tdd * (too + tdo) * bounce, rdd + tdd * tdd * bounce
+    again = 1 / (1 - soil * rdd)
+    ground_sun, ground_sky = (tss + tsd) * again, tdd * again
+    rsdt, rdot, rddt = (
+        rsd + soil * ground_sun * tdd,
+        rdo + soil * ground_sky * (too + tdo),
+        rdd + soil * ground_sky * tdd,
+    )
+    return rsot, rsdt, rdot, rddt, ground_sun, ground_sky

@@ -149,9 +149,9 @@ def dobson1985(
         \beta_1 &= 1.27 - 0.519 S - 0.152 C, \qquad \beta_2 = 2.06 - 0.928 S - 0.255 C \\
         \sigma &= -1.645 + 1.939 \rho_b - 2.256 S + 1.594 C
 
-    with :math:`S, C` as fractions. The water is, without a ``temperature``, that of 23 °C and 1.7 g cm-3 with relaxation
-    at 18.64 GHz; with one, a Debye water of that temperature (Klein & Swift 1977; Stogryn 1971) whose loss by the
-    effective conductivity :math:`\sigma` grows with the solids, :math:`(2.65 - \rho_b) / (2.65\, m_v)`.
+    with :math:`S, C` as fractions. The water is, without a ``temperature``, that of 23 °C and 1.7 g cm-3 with
+    relaxation at 18.64 GHz; with one, a Debye water of that temperature (Klein & Swift 1977; Stogryn 1971) whose loss
+    by the effective conductivity :math:`\sigma` grows with the solids, :math:`(2.65 - \rho_b) / (2.65\, m_v)`.
 
     Args:
         mv: volumetric moisture, ``[...]``, m3 m-3, > 0, data up to 0.5.
