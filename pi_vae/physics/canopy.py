@@ -31,7 +31,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .fused import Transfer, eligible
 from .integrals import mean_decay
+from .layout import outer
 from .leaf_angle import class_edges
 
 __all__ = [
@@ -144,8 +146,8 @@ def layer_geometry(share: Tensor, sza: Tensor, vza: Tensor, raa: Tensor) -> Laye
 
 def _turning_angle(zenith: Tensor, cos_leaf: Tensor, sin_leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Leaf azimuth beyond which the other leaf side is lit, and the products of sines and cosines, ``[..., class]``."""
-    top = cos_leaf * torch.cos(zenith).unsqueeze(-1)
-    side = sin_leaf * torch.sin(zenith).unsqueeze(-1)
+    top = outer(torch.cos(zenith), cos_leaf)
+    side = outer(torch.sin(zenith), sin_leaf)
     turns = side > top
     # the ratio of the classes that never turn is replaced before arccos, whose derivative is infinite at -1
     ratio = torch.where(turns, top, 0.0) / torch.where(turns, side, 1.0)
@@ -153,7 +155,9 @@ def _turning_angle(zenith: Tensor, cos_leaf: Tensor, sin_leaf: Tensor) -> tuple[
 
 
 def _weighted(share: Tensor, value: Tensor) -> Tensor:
-    """Sum over classes as a matrix product where pixels and dates are separate axes."""
+    """Sum over classes, as a matrix product where pixels and dates are separate axes."""
+    if share.shape == value.shape:
+        return (share * value).sum(-1)
     return torch.einsum("...k,...k->...", share, value)
 
 
@@ -182,18 +186,17 @@ def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20, cap: flo
     if cap is not None:
         alpha = alpha.clamp_max(cap)
     fall = -torch.expm1(-alpha)
-    steps_done = torch.arange(1, steps, dtype=alpha.dtype, device=alpha.device) / steps
-    depth = -torch.log1p(-steps_done * fall.unsqueeze(-1)) / alpha.unsqueeze(-1)
-    edge = torch.zeros_like(depth[..., :1])
-    thickness = torch.diff(depth, prepend=edge, append=edge + 1)
+    step = torch.arange(steps, dtype=alpha.dtype, device=alpha.device)
+    start = -torch.log1p(outer(fall, -step / steps)) / alpha.unsqueeze(-1)  # depth at which each step begins
+    thickness = torch.diff(start, append=torch.ones_like(start[..., :1]))
     overlap = torch.sqrt(ks * ko) * fall / (alpha * steps)
-    drop = lai.unsqueeze(-1) * (total.unsqueeze(-1) * thickness - overlap.unsqueeze(-1))
-    sunk = torch.cumsum(drop, -1)
-    mean = torch.exp(drop - sunk) * mean_decay(drop)
+    drop = (lai * total).unsqueeze(-1) * thickness - (lai * overlap).unsqueeze(-1)
+    sunk = (lai * total).unsqueeze(-1) * start - outer(lai * overlap, step)
+    mean = torch.exp(-sunk) * mean_decay(drop)
     return HotSpot(
         tss=torch.exp(-ks * lai),
         too=torch.exp(-ko * lai),
-        tsstoo=torch.exp(-sunk[..., -1]),
+        tsstoo=torch.exp(lai * (overlap * steps - total)),
         leaf=lai * (mean * thickness).sum(-1),
     )
 
@@ -236,9 +239,34 @@ def absorbed(
 def _transfer(
     rho: Tensor, tau: Tensor, soil: Tensor, lai: Tensor, layer: Layer, spot: HotSpot, directional_only: bool
 ) -> tuple[Tensor, ...]:
-    ks, ko, bf, sob, sof, _ = (part.unsqueeze(-1) for part in layer)
-    tss, too, tsstoo, spot_leaf = (part.unsqueeze(-1) for part in spot)
-    lai = lai.unsqueeze(-1)
+    ks, ko, bf, sob, sof, _ = layer
+    tss, too, tsstoo, spot_leaf = spot
+    z = lai * mean_decay((ks + ko) * lai)
+    parameters = lai, ks, ko, bf, tss, too, z
+    if directional_only and eligible(rho, tau, soil, *parameters):
+        parts = (_fused(rho, tau, soil, parameters),)
+    else:
+        parts = multiple_scattering(rho, tau, soil, *(x.unsqueeze(-1) for x in parameters), directional_only)
+    at_once = (sob * spot_leaf).unsqueeze(-1) * rho + (sof * spot_leaf).unsqueeze(-1) * tau
+    return at_once + tsstoo.unsqueeze(-1) * soil + parts[0], *parts[1:]
+
+
+def _fused(rho: Tensor, tau: Tensor, soil: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+    """Everything on one common batch, as rows of wavelengths."""
+    batch = torch.broadcast_shapes(*(x.shape[:-1] for x in (rho, tau, soil)), *(x.shape for x in parameters))
+    optics = (x.expand(*batch, -1).movedim(-1, 0).reshape(x.shape[-1], -1) for x in (rho, tau, soil))
+    diffuse = Transfer.apply(*optics, *(x.expand(batch).reshape(-1) for x in parameters))
+    return diffuse.reshape(-1, *batch).movedim(0, -1)
+
+
+def multiple_scattering(
+    rho: Tensor, tau: Tensor, soil: Tensor,
+    lai: Tensor, ks: Tensor, ko: Tensor, bf: Tensor, tss: Tensor, too: Tensor, z: Tensor,
+    directional_only: bool = True,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """All light but what leaf or soil send to the sensor at once. Arguments broadcast together; ``z`` is the integral
+    of both beams over depth. Returns the bidirectional factor, and unless ``directional_only`` the other three and the
+    light that reaches the soil for sun and sky. `fused` holds its derivatives."""
     s, d = rho + tau, rho - tau
 
     # for leaves that absorb nothing the terms below cancel: the floor keeps square root and derivatives finite
@@ -272,14 +300,12 @@ def _transfer(
     tsd, rsd = (p_s - re * q_s) * scale, (q_s - re * p_s) * scale
     tdo, rdo = (p_o - re * q_o) * scale, (q_o - re * p_o) * scale
 
-    z = lai * mean_decay((ks + ko) * lai)
     g_o = (z - j1_s * too) / (ko + m)
     g_s = (z - j1_o * tss) / (ks + m)
     multiple = (view_up * sun_down * g_o + view_down * sun_up * g_s - r_inf * (rdo * q_s + tdo * p_s)) / one_minus_r2
-    single = (sob * rho + sof * tau) * spot_leaf
 
     bounce = soil / (1 - soil * rdd)
-    rsot = single + multiple + tsstoo * soil + ((tss + tsd) * tdo + (tsd + tss * soil * rdd) * too) * bounce
+    rsot = multiple + ((tss + tsd) * tdo + (tsd + tss * soil * rdd) * too) * bounce
     if directional_only:
         return (rsot,)
     tdd = one_minus_r2 * e1 * scale

@@ -30,11 +30,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .canopy import Factors, HotSpot, Layer, absorbed, four_stream, hemispherical, hot_spot, layer_geometry
+from .layout import combine
 from .leaf import Prospect
 from .leaf_angle import campbell, verhoef
+from .precision import Tabulated
 from .quadrature import Quadrature, load_quadrature
 from .sensors import GRID, Sensor, load_sensor
 from .soil import Soil
@@ -46,7 +48,7 @@ PAR = tuple(range(400, 701, 5))  # photosynthetically active radiation, nm
 LEAF_ANGLES = {"campbell": ("ala",), "verhoef": ("lidf_a", "lidf_b")}
 
 
-class Prosail(nn.Module):
+class Prosail(Tabulated):
     """Observation operator of optical reflectance.
 
     Args:
@@ -94,7 +96,7 @@ class Prosail(nn.Module):
         self.leaf = Prospect(leaf, self.wavelength)
         self.soil = Soil(soil, self.wavelength)
         self.variables = (*self.leaf.variables, "lai", *LEAF_ANGLES[lidf], "hspot", *self.soil.variables)
-        self.register_buffer("weights", torch.from_numpy(weights[:, used].T.copy()), persistent=False)
+        self.hold("weights", weights[:, used].T)
 
     def forward(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Tensor:
         """Reflectance factor of each band.
@@ -112,7 +114,7 @@ class Prosail(nn.Module):
         self._check(variables, geometry)
         layer, spot = self._structure(variables, geometry)
         sdr = four_stream(*self.leaf(variables), self.soil(variables), variables["lai"], layer, spot)
-        return sdr @ self.weights.to(sdr)
+        return combine(sdr, self.table("weights", sdr))
 
     def factors(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Factors:
         """Bidirectional (``sdr``), directional-hemispherical (``dhr``), hemispherical-directional (``hdr``) and
@@ -120,7 +122,7 @@ class Prosail(nn.Module):
         self._check(variables, geometry)
         layer, spot = self._structure(variables, geometry)
         parts = hemispherical(*self.leaf(variables), self.soil(variables), variables["lai"], layer, spot)
-        return Factors(*(part @ self.weights.to(part) for part in parts))
+        return Factors(*(combine(part, self.table("weights", part)) for part in parts))
 
     def fapar(
         self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor], sky: float | Tensor = 0.0
