@@ -6,6 +6,7 @@
 - `oh1992`, `oh2004`, `dubois1995`: bare soil backscatter. `mironov2009`, `hallikainen1985`, `dobson1985`: soil
   permittivity; `topp1980`, `topp1980_inverse`: its real part from moisture and back. `pi_vae.physics.validity` tells
   which inputs are beyond their data.
+- `compile_kernels`: the inner loops of `Prosail` compiled, for fits.
 - `Sensor`: bands from a table of responses. `fit_quadrature`: its few wavelengths for the reduced mode.
 
 Every operator maps ``(variables, geometry)``, two mappings from name to tensor ``[...]`` that broadcast together, to
@@ -13,6 +14,7 @@ a tensor with the channel as last axis. Constants follow the dtype of the variab
 """
 
 from .dielectric import dobson1985, hallikainen1985, mironov2009, topp1980, topp1980_inverse
+from .fused import compile_kernels
 from .optical import Prosail
 from .phenology import DoubleLogistic
 from .quadrature import fit_quadrature
@@ -25,6 +27,7 @@ __all__ = [
     "Prosail",
     "Sensor",
     "WaterCloud",
+    "compile_kernels",
     "dobson1985",
     "dubois1995",
     "fit_quadrature",

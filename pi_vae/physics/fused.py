@@ -1,22 +1,25 @@
-"""`canopy.four_stream` with its derivatives in closed form: the same numbers, at less than half the cost.
+"""`canopy.four_stream` with its derivatives in closed form, for loops compiled into one.
 
 A fit spends most of its time in the transfer of light, some hundred operations per wavelength. Automatic
 differentiation keeps the result of each of them and walks back through all. But the outcome is one number per sample
-and wavelength, so its derivatives by every input can be had in the forward pass, piece by piece while everything is
-still in the cache; ten numbers per sample and wavelength are kept, and the way back is a product with each. Compiled
-(``Prosail.compile()``) all of it becomes one loop, fifteen times as fast again.
+and wavelength, so its derivatives by every input can be had along with it, in one pass over memory; ten numbers per
+sample and wavelength are kept, and the way back is a product with each. That pays once the pass is compiled: call
+`compile_kernels`. As separate operations it costs as much as automatic differentiation, which then stays in use.
 
 The names are those of `canopy`; ``g_x`` is the derivative of the reflectance by ``x``. The formulas follow the forward
-pass from its end to its beginning. `canopy` stays the definition: it is used without gradients, inside ``torch.func``
-transforms, and for derivatives of derivatives.
+pass from its end to its beginning. `canopy` stays the definition: it is used unless kernels are compiled, without
+gradients, inside ``torch.compile`` and ``torch.func`` transforms, and for derivatives of derivatives.
 
 Example::
 
-    >>> eligible(torch.ones(3, requires_grad=True))
-    True
+    >>> eligible(torch.ones(3, requires_grad=True))  # not before compile_kernels()
+    False
 """
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,18 +27,53 @@ from torch.autograd import forward_ad
 
 from .integrals import mean_decay, mean_decay_slope
 
-__all__ = ["Transfer", "eligible"]
+__all__ = ["Transfer", "compile_kernels", "eligible", "fastest"]
 
-PIECE = 24_000  # numbers per operation: float32 tensors of some 100 KB, thirty of which stay in a core's cache
+_compiled: dict[Callable, Callable] = {}  # kernel -> compiled kernel
 
 
 def eligible(*inputs: Tensor) -> bool:
-    """Whether ordinary reverse mode is asked for, and nothing that must look inside."""
-    if not torch.is_grad_enabled() or not any(x.requires_grad for x in inputs):
+    """Whether kernels are compiled and ordinary reverse mode is asked for, nothing that must look inside."""
+    if not _compiled or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling():
-        return True
-    return not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return False
+    return any(x.requires_grad for x in inputs)
+
+
+def compile_kernels(active: bool = True) -> bool:
+    """Have the two inner loops, leaf and canopy, compiled by ``torch.compile`` in this process.
+
+    Each becomes one pass over memory, some ten times as fast. The first call takes some twenty seconds and needs a C++
+    compiler (on an accelerator, Triton); other batch sizes do not compile again. Derivatives of derivatives and
+    ``torch.func`` transforms go on as before.
+
+    Args:
+        active: False goes back to ordinary operations.
+
+    Returns:
+        Whether the loops are compiled now: where no compiler works, a warning is logged and nothing changes.
+    """
+    _compiled.clear()
+    if active:
+        from .fused_leaf import _plates
+
+        compiled = {kernel: torch.compile(kernel, dynamic=True) for kernel in (_multiple, _plates)}
+        try:
+            trial = torch.full((2, 64), 0.3)
+            with torch.no_grad():
+                compiled[_multiple](trial, trial, trial, *(trial[0] for _ in range(7)))
+                compiled[_plates](trial, trial[0], *(trial[:, :1] for _ in range(7)))
+        except Exception as error:  # whatever a missing or broken compiler raises
+            logging.getLogger(__name__).warning("Physics is not compiled, %s: %s", type(error).__name__, error)
+            return False
+        _compiled.update(compiled)
+    return bool(_compiled)
+
+
+def fastest(kernel: Callable) -> Callable:
+    """The compiled form of a kernel where there is one."""
+    return _compiled.get(kernel, kernel)
 
 
 class Transfer(torch.autograd.Function):
@@ -44,16 +82,7 @@ class Transfer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rho: Tensor, tau: Tensor, soil: Tensor, *parameters: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # one loop over everything, without pieces
-            out, *slopes = _multiple(rho, tau, soil, *parameters)
-        else:
-            out, *slopes = (torch.empty_like(rho) for _ in range(4 + len(parameters)))
-            piece = max(64, PIECE // rho.shape[0])
-            for start in range(0, rho.shape[1], piece):
-                part = slice(start, start + piece)
-                values = _multiple(rho[:, part], tau[:, part], soil[:, part], *(p[part] for p in parameters))
-                for whole, value in zip((out, *slopes), values, strict=True):
-                    whole[:, part] = value
+        out, *slopes = fastest(_multiple)(rho, tau, soil, *parameters)
         ctx.save_for_backward(rho, tau, soil, *parameters, *slopes)
         return out
 
@@ -61,7 +90,7 @@ class Transfer(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
         count = len(ctx.saved_tensors) // 2
         inputs, slopes = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a derivative of this derivative is wanted
+        if torch.is_grad_enabled():  # a derivative of this derivative is wanted
             from .canopy import multiple_scattering
 
             rho, tau, soil, *rest = inputs

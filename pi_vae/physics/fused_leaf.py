@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fused import PIECE
+from .fused import fastest
 from .integrals import absorption_and_slope
 
 __all__ = ["Plates"]
@@ -28,23 +28,14 @@ class Plates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, k: Tensor, layers: Tensor, optics: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.compiler.is_compiling():
-            rho, tau, *slopes = _plates(k, layers, *optics.unbind(0))
-        else:
-            rho, tau, *slopes = (torch.empty_like(k) for _ in range(6))
-            piece = max(64, PIECE // k.shape[0])
-            for start in range(0, k.shape[1], piece):
-                part = slice(start, start + piece)
-                values = _plates(k[:, part], layers[part], *optics.unbind(0))
-                for whole, value in zip((rho, tau, *slopes), values, strict=True):
-                    whole[:, part] = value
+        rho, tau, *slopes = fastest(_plates)(k, layers, *optics.unbind(0))
         ctx.save_for_backward(k, layers, optics, *slopes)
         return rho, tau
 
     @staticmethod
     def backward(ctx, grad_rho: Tensor, grad_tau: Tensor) -> tuple[Tensor, Tensor, None]:
         k, layers, optics, k_rho, k_tau, m_rho, m_tau = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # a derivative of this derivative is wanted
+        if torch.is_grad_enabled():  # a derivative of this derivative is wanted
             from .leaf import plates
 
             values = plates(k, layers.unsqueeze(0), *optics.unbind(0))
