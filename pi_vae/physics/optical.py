@@ -55,7 +55,8 @@ class Prosail(Tabulated):
         leaf: ``"prospect-5"``, ``"prospect-d"`` or ``"prospect-pro"``.
         sensor: ``"S2A"``, ``"S2B"``, a `Sensor`, or a mapping band -> (wavelength, response).
         bands: names in the order of the output; all bands of the sensor by default.
-        nodes: wavelengths per band of the reduced mode (1..6), or a `Quadrature` of your own; None is exact.
+        nodes: wavelengths per band of the reduced mode (1..6), or as a float the largest error allowed (5e-4), or a
+            `Quadrature` of your own; None is exact.
         soil: ``"wetness"`` reads ``soil_wetness``; ``"moisture"`` derives it from ``soil_moisture``, shared with radar.
         lidf: leaf angles by ``"campbell"`` (``ala``) or ``"verhoef"`` (``lidf_a``, ``lidf_b``).
         classes: leaf angle classes, 18 or 13.
@@ -76,7 +77,7 @@ class Prosail(Tabulated):
         leaf: str = "prospect-d",
         sensor: str | Sensor | Mapping[str, tuple[Sequence[float], Sequence[float]]] = "S2A",
         bands: Sequence[str] | None = None,
-        nodes: int | Quadrature | None = None,
+        nodes: int | float | Quadrature | None = None,
         soil: str = "wetness",
         lidf: str = "campbell",
         classes: int = 18,
@@ -87,7 +88,7 @@ class Prosail(Tabulated):
             raise ValueError(f"Unknown leaf angle model {lidf!r}: use {' or '.join(LEAF_ANGLES)}.")
         full = load_sensor(sensor)
         chosen = full.select(bands)
-        rule = load_quadrature(full.name, leaf, nodes) if isinstance(nodes, int) else nodes
+        rule = load_quadrature(full.name, leaf, nodes) if isinstance(nodes, int | float) else nodes
         weights = chosen.response if rule is None else rule.response(chosen.bands)
         used = np.flatnonzero(weights.any(0))
         self.bands, self.nodes, self.lidf, self.classes = chosen.bands, nodes, lidf, classes
