@@ -3,10 +3,10 @@
     python benchmarks/fit_quadrature.py [--write] [--fit 8000] [--fresh 10000]
 
 Draws are half uniform on the supports of the catalogue and half from its priors, soils from dark to bright and dry to
-wet, sun zenith 15..75, view zenith 0..15 and relative azimuth 0..180 degrees. Prints, for every sensor, leaf model
-and K, the largest and the root mean square error over bands and draws, the worst band, then the same on further draws for
-rules that allow each band an error; and writes them to ``fit_quadrature.json``. ``--write`` replaces the tables of ``pi_vae/physics/tables`` (and their checksums in
-SOURCES.md have to follow).
+wet, sun zenith 15..75, view zenith 0..15 and relative azimuth 0..180 degrees. Prints, for every sensor, leaf model and
+K, the largest and the root mean square error over bands and draws, the worst band, then the same on further draws for
+rules that allow each band an error; and writes them to ``fit_quadrature.json``. ``--write`` replaces the tables of
+``pi_vae/physics/tables`` (and their checksums in SOURCES.md have to follow).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ only the places where an axis is born need these functions.
 
 Example::
 
+    >>> import torch
     >>> outer(torch.rand(5, 4), torch.rand(3)).stride()  # [pixel, date, wavelength]
     (4, 1, 20)
 """

@@ -25,8 +25,8 @@ K      largest  RMS
 6      6.6e-5   1.1e-6
 =====  =======  =======
 
-Bands differ: one of 15 nm needs two wavelengths where the broad ones need four. A float instead of K gives each band the
-fewest that keep an error over those draws (S2A, PROSPECT-D, 10 bands without B01, B09 and B10, 10,000 further draws):
+Bands differ: one of 15 nm needs two wavelengths where the broad ones need four. A float instead of K gives each band
+the fewest that keep an error over those draws (S2A, PROSPECT-D, 10 bands without B01, B09 and B10, 10,000 further draws):
 
 =======  =====  =======  =======
 given    nodes  largest  RMS
