@@ -26,7 +26,7 @@ K      largest  RMS
 =====  =======  =======
 
 Bands differ: one of 15 nm needs two wavelengths where the broad ones need four. A float instead of K gives each band
-the fewest that keep an error over those draws (S2A, PROSPECT-D, 10 bands without B01, B09 and B10, 10,000 further draws):
+the fewest that keep an error over those draws (S2A, PROSPECT-D, without B01, B09 and B10; 10,000 further draws):
 
 =======  =====  =======  =======
 given    nodes  largest  RMS
