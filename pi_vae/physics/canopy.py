@@ -14,6 +14,7 @@ diffuse light obey :math:`a - \sigma = 1 - s` (the absorptance) and :math:`a + \
 
 Example::
 
+    >>> from pi_vae.physics.leaf_angle import campbell
     >>> share = campbell(torch.tensor(57.0))
     >>> layer = layer_geometry(share, sza=torch.tensor(30.0), vza=torch.tensor(0.0), raa=torch.tensor(0.0))
     >>> lai, hspot = torch.tensor(3.0), torch.tensor(0.1)
@@ -30,10 +31,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .fused import Transfer, eligible
 from .integrals import mean_decay
-from .leaf_angle import campbell, class_edges
+from .layout import outer
+from .leaf_angle import class_edges
 
-__all__ = ["Factors", "HotSpot", "Layer", "campbell", "four_stream", "hemispherical", "hot_spot", "layer_geometry"]
+__all__ = [
+    "Absorption",
+    "Factors",
+    "HotSpot",
+    "Layer",
+    "absorbed",
+    "four_stream",
+    "hemispherical",
+    "hot_spot",
+    "layer_geometry",
+]
 
 
 class Layer(NamedTuple):
@@ -60,13 +73,22 @@ class HotSpot(NamedTuple):
 
 
 class Factors(NamedTuple):
-    """Reflectance factors of canopy over soil, ``[..., wavelength]``: bidirectional ``rsot``,
-    directional-hemispherical for the sun ``rsdt``, hemispherical-directional ``rdot``, bihemispherical ``rddt``."""
+    """Reflectance factors of canopy over soil, ``[..., wavelength]``, by incoming and outgoing light: ``sdr`` sun to
+    sensor (bidirectional), ``dhr`` sun to hemisphere, ``hdr`` sky to sensor, ``bhr`` sky to hemisphere (Verhoef's rsot,
+    rsdt, rdot, rddt). Under a share f of diffuse light a sensor sees ``(1 - f) sdr + f hdr``."""
 
-    rsot: Tensor
-    rsdt: Tensor
-    rdot: Tensor
-    rddt: Tensor
+    sdr: Tensor
+    dhr: Tensor
+    hdr: Tensor
+    bhr: Tensor
+
+
+class Absorption(NamedTuple):
+    """Share of the incoming light that the leaves absorb, ``[..., wavelength]``, for light of the ``sun`` and of an
+    isotropic ``sky``."""
+
+    sun: Tensor
+    sky: Tensor
 
 
 def layer_geometry(share: Tensor, sza: Tensor, vza: Tensor, raa: Tensor) -> Layer:
@@ -124,8 +146,8 @@ def layer_geometry(share: Tensor, sza: Tensor, vza: Tensor, raa: Tensor) -> Laye
 
 def _turning_angle(zenith: Tensor, cos_leaf: Tensor, sin_leaf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Leaf azimuth beyond which the other leaf side is lit, and the products of sines and cosines, ``[..., class]``."""
-    top = cos_leaf * torch.cos(zenith).unsqueeze(-1)
-    side = sin_leaf * torch.sin(zenith).unsqueeze(-1)
+    top = outer(torch.cos(zenith), cos_leaf)
+    side = outer(torch.sin(zenith), sin_leaf)
     turns = side > top
     # the ratio of the classes that never turn is replaced before arccos, whose derivative is infinite at -1
     ratio = torch.where(turns, top, 0.0) / torch.where(turns, side, 1.0)
@@ -133,11 +155,13 @@ def _turning_angle(zenith: Tensor, cos_leaf: Tensor, sin_leaf: Tensor) -> tuple[
 
 
 def _weighted(share: Tensor, value: Tensor) -> Tensor:
-    """Sum over classes as a matrix product where pixels and dates are separate axes."""
+    """Sum over classes, as a matrix product where pixels and dates are separate axes."""
+    if share.shape == value.shape:
+        return (share * value).sum(-1)
     return torch.einsum("...k,...k->...", share, value)
 
 
-def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSpot:
+def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20, cap: float | None = None) -> HotSpot:
     r"""Kuusk's (1991) correlation of sun and view paths, integrated over depth as in 4SAIL.
 
     The joint gap probability at relative depth :math:`x` is :math:`e^{y(x)}` with
@@ -147,10 +171,11 @@ def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSp
 
     Args:
         lai: leaf area index, ``[...]``, >= 0.
-        hspot: leaf size over canopy height, ``[...]``, > 0. :math:`\alpha` is not capped; some 4SAIL codes stop it at
-            200, which changes reflectance by up to 0.01 at hspot 1e-3 and nothing from 0.05 on.
+        hspot: leaf size over canopy height, ``[...]``, > 0.
         layer: from `layer_geometry`.
         steps: depths; 20 as in 4SAIL.
+        cap: convention for tiny leaves. None uses :math:`\alpha` as it is; some 4SAIL codes stop it at 200, which
+            changes reflectance by up to 0.01 at hspot 1e-3 and nothing from 0.05 on.
 
     Returns:
         `HotSpot`, each ``[...]``.
@@ -158,19 +183,20 @@ def hot_spot(lai: Tensor, hspot: Tensor, layer: Layer, steps: int = 20) -> HotSp
     ks, ko = layer.ks, layer.ko
     total = ks + ko
     alpha = 2 * layer.dso / (hspot * total)
+    if cap is not None:
+        alpha = alpha.clamp_max(cap)
     fall = -torch.expm1(-alpha)
-    steps_done = torch.arange(1, steps, dtype=alpha.dtype, device=alpha.device) / steps
-    depth = -torch.log1p(-steps_done * fall.unsqueeze(-1)) / alpha.unsqueeze(-1)
-    edge = torch.zeros_like(depth[..., :1])
-    thickness = torch.diff(depth, prepend=edge, append=edge + 1)
+    step = torch.arange(steps, dtype=alpha.dtype, device=alpha.device)
+    start = -torch.log1p(outer(fall, -step / steps)) / alpha.unsqueeze(-1)  # depth at which each step begins
+    thickness = torch.diff(start, append=torch.ones_like(start[..., :1]))
     overlap = torch.sqrt(ks * ko) * fall / (alpha * steps)
-    drop = lai.unsqueeze(-1) * (total.unsqueeze(-1) * thickness - overlap.unsqueeze(-1))
-    sunk = torch.cumsum(drop, -1)
-    mean = torch.exp(drop - sunk) * mean_decay(drop)
+    drop = (lai * total).unsqueeze(-1) * thickness - (lai * overlap).unsqueeze(-1)
+    sunk = (lai * total).unsqueeze(-1) * start - outer(lai * overlap, step)
+    mean = torch.exp(-sunk) * mean_decay(drop)
     return HotSpot(
         tss=torch.exp(-ks * lai),
         too=torch.exp(-ko * lai),
-        tsstoo=torch.exp(-sunk[..., -1]),
+        tsstoo=torch.exp(lai * (overlap * steps - total)),
         leaf=lai * (mean * thickness).sum(-1),
     )
 
@@ -196,15 +222,51 @@ def hemispherical(
     leaf_reflectance: Tensor, leaf_transmittance: Tensor, soil: Tensor, lai: Tensor, layer: Layer, spot: HotSpot
 ) -> Factors:
     """All four reflectance factors of canopy and soil; arguments as for `four_stream`."""
-    return Factors(*_transfer(leaf_reflectance, leaf_transmittance, soil, lai, layer, spot, directional_only=False))
+    return Factors(*_transfer(leaf_reflectance, leaf_transmittance, soil, lai, layer, spot, directional_only=False)[:4])
+
+
+def absorbed(
+    leaf_reflectance: Tensor, leaf_transmittance: Tensor, soil: Tensor, lai: Tensor, layer: Layer, spot: HotSpot
+) -> Absorption:
+    r"""What the leaves absorb: incoming light less what leaves upwards and what the soil takes,
+    :math:`1 - R - (1 - r_{soil}) T`, with the light :math:`T` that reaches the soil, the one reflected back and forth
+    between soil and canopy included. Arguments as for `four_stream`."""
+    parts = _transfer(leaf_reflectance, leaf_transmittance, soil, lai, layer, spot, directional_only=False)
+    (_, dhr, _, bhr), (ground_sun, ground_sky) = parts[:4], parts[4:]
+    return Absorption(1 - dhr - (1 - soil) * ground_sun, 1 - bhr - (1 - soil) * ground_sky)
 
 
 def _transfer(
     rho: Tensor, tau: Tensor, soil: Tensor, lai: Tensor, layer: Layer, spot: HotSpot, directional_only: bool
 ) -> tuple[Tensor, ...]:
-    ks, ko, bf, sob, sof, _ = (part.unsqueeze(-1) for part in layer)
-    tss, too, tsstoo, spot_leaf = (part.unsqueeze(-1) for part in spot)
-    lai = lai.unsqueeze(-1)
+    ks, ko, bf, sob, sof, _ = layer
+    tss, too, tsstoo, spot_leaf = spot
+    z = lai * mean_decay((ks + ko) * lai)
+    parameters = lai, ks, ko, bf, tss, too, z
+    if directional_only and eligible(rho, tau, soil, *parameters):
+        parts = (_fused(rho, tau, soil, parameters),)
+    else:
+        parts = multiple_scattering(rho, tau, soil, *(x.unsqueeze(-1) for x in parameters), directional_only)
+    at_once = (sob * spot_leaf).unsqueeze(-1) * rho + (sof * spot_leaf).unsqueeze(-1) * tau
+    return at_once + tsstoo.unsqueeze(-1) * soil + parts[0], *parts[1:]
+
+
+def _fused(rho: Tensor, tau: Tensor, soil: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+    """Everything on one common batch, as rows of wavelengths."""
+    batch = torch.broadcast_shapes(*(x.shape[:-1] for x in (rho, tau, soil)), *(x.shape for x in parameters))
+    optics = (x.expand(*batch, -1).movedim(-1, 0).reshape(x.shape[-1], -1) for x in (rho, tau, soil))
+    diffuse = Transfer.apply(*optics, *(x.expand(batch).reshape(-1) for x in parameters))
+    return diffuse.reshape(-1, *batch).movedim(0, -1)
+
+
+def multiple_scattering(
+    rho: Tensor, tau: Tensor, soil: Tensor,
+    lai: Tensor, ks: Tensor, ko: Tensor, bf: Tensor, tss: Tensor, too: Tensor, z: Tensor,
+    directional_only: bool = True,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """All light but what leaf or soil send to the sensor at once. Arguments broadcast together; ``z`` is the integral
+    of both beams over depth. Returns the bidirectional factor, and unless ``directional_only`` the other three and the
+    light that reaches the soil for sun and sky. `fused` holds its derivatives."""
     s, d = rho + tau, rho - tau
 
     # for leaves that absorb nothing the terms below cancel: the floor keeps square root and derivatives finite
@@ -238,15 +300,20 @@ def _transfer(
     tsd, rsd = (p_s - re * q_s) * scale, (q_s - re * p_s) * scale
     tdo, rdo = (p_o - re * q_o) * scale, (q_o - re * p_o) * scale
 
-    z = lai * mean_decay((ks + ko) * lai)
     g_o = (z - j1_s * too) / (ko + m)
     g_s = (z - j1_o * tss) / (ks + m)
     multiple = (view_up * sun_down * g_o + view_down * sun_up * g_s - r_inf * (rdo * q_s + tdo * p_s)) / one_minus_r2
-    single = (sob * rho + sof * tau) * spot_leaf
 
     bounce = soil / (1 - soil * rdd)
-    rsot = single + multiple + tsstoo * soil + ((tss + tsd) * tdo + (tsd + tss * soil * rdd) * too) * bounce
+    rsot = multiple + ((tss + tsd) * tdo + (tsd + tss * soil * rdd) * too) * bounce
     if directional_only:
         return (rsot,)
     tdd = one_minus_r2 * e1 * scale
-    return rsot, rsd + (tss + tsd) * tdd * bounce, rdo + tdd * (too + tdo) * bounce, rdd + tdd * tdd * bounce
+    again = 1 / (1 - soil * rdd)
+    ground_sun, ground_sky = (tss + tsd) * again, tdd * again
+    rsdt, rdot, rddt = (
+        rsd + soil * ground_sun * tdd,
+        rdo + soil * ground_sky * (too + tdo),
+        rdd + soil * ground_sky * tdd,
+    )
+    return rsot, rsdt, rdot, rddt, ground_sun, ground_sky

@@ -1,8 +1,9 @@
 r"""Permittivity of moist soil: what makes wet soil bright to radar.
 
 When to use which: `mironov2009` for minerals of any clay content at 1..10 GHz (default of `pi_vae.physics.radar`
-where a permittivity is needed); `hallikainen1985` where sand and clay are known, 4..6 GHz; `topp1980` to go between
-moisture and the real part alone, whatever the texture.
+where a permittivity is needed); `hallikainen1985` where sand and clay are known, 4..6 GHz; `dobson1985` where bulk
+density (and, if need be, temperature) is known too, 1.4..18 GHz; `topp1980` to go between moisture and the real part
+alone, whatever the texture. Inputs outside the data of a model are reported once (`pi_vae.physics.validity`).
 
 Complex permittivities are :math:`\varepsilon' + i \varepsilon''` with :math:`\varepsilon'' > 0` for loss; relative to
 vacuum.
@@ -22,7 +23,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["hallikainen1985", "mironov2009", "topp1980", "topp1980_inverse"]
+from .validity import report
+
+__all__ = ["dobson1985", "hallikainen1985", "mironov2009", "topp1980", "topp1980_inverse"]
 
 VACUUM = 8.854e-12  # F m-1, with the digits of Mironov et al. (2009)
 
@@ -56,6 +59,7 @@ def mironov2009(mv: Tensor, clay: Tensor | float, frequency_ghz: float) -> Tenso
     Returns:
         Complex relative permittivity, ``[...]``.
     """
+    report("mironov2009", mv=mv, clay=clay, frequency_ghz=frequency_ghz)
     mv, c = torch.broadcast_tensors(mv, torch.as_tensor(clay, dtype=mv.dtype, device=mv.device))
     n_dry = 1.634 - 0.539e-2 * c + 0.2748e-4 * c**2
     k_dry = 0.03952 - 0.04038e-2 * c
@@ -101,7 +105,7 @@ def hallikainen1985(
 
     Args:
         mv: volumetric moisture, ``[...]``, m3 m-3, 0..0.5.
-        sand, clay: ``[...]``, percent by mass.
+        sand, clay: ``[...]``, percent by mass; data 5..52 and 9..47.
         frequency_ghz: 4..6, the rows given here.
         interpolate: between the rows instead of the nearest one.
 
@@ -111,6 +115,7 @@ def hallikainen1985(
     Raises:
         ValueError: the frequency is outside 4..6 GHz.
     """
+    report("hallikainen1985", mv=mv, sand=sand, clay=clay)
     low, high = _HALLIKAINEN
     if not low <= frequency_ghz <= high:
         raise ValueError(f"hallikainen1985 holds 4..6 GHz, found {frequency_ghz} GHz: use mironov2009.")
@@ -128,6 +133,54 @@ def hallikainen1985(
     return torch.complex(*torch.broadcast_tensors(part(0), part(1)))
 
 
+def dobson1985(
+    mv: Tensor,
+    sand: Tensor | float,
+    clay: Tensor | float,
+    bulk_density: Tensor | float,
+    frequency_ghz: float,
+    temperature: Tensor | float | None = None,
+) -> Tensor:
+    r"""Semi-empirical mixing of soil solids, air and water (Dobson et al. 1985; Ulaby & Long 2014, eqs. 4.67-4.69).
+
+    .. math::
+        \varepsilon' &= [1 + 0.66 \rho_b + m_v^{\beta_1} {\varepsilon_w'}^{\alpha} - m_v]^{1/\alpha}, \qquad
+        \varepsilon'' = m_v^{\beta_2} \varepsilon_w'', \qquad \alpha = 0.65 \\
+        \beta_1 &= 1.27 - 0.519 S - 0.152 C, \qquad \beta_2 = 2.06 - 0.928 S - 0.255 C \\
+        \sigma &= -1.645 + 1.939 \rho_b - 2.256 S + 1.594 C
+
+    with :math:`S, C` as fractions. The water is, without a ``temperature``, that of 23 °C and 1.7 g cm-3 with
+    relaxation at 18.64 GHz; with one, a Debye water of that temperature (Klein & Swift 1977; Stogryn 1971) whose loss
+    by the effective conductivity :math:`\sigma` grows with the solids, :math:`(2.65 - \rho_b) / (2.65\, m_v)`.
+
+    Args:
+        mv: volumetric moisture, ``[...]``, m3 m-3, > 0, data up to 0.5.
+        sand, clay: ``[...]``, percent by mass; data 5..52 and 9..47.
+        bulk_density: ``[...]``, g cm-3, below 2.65.
+        frequency_ghz: data 1.4..18.
+        temperature: ``[...]``, degrees Celsius, 0..40, or None.
+
+    Returns:
+        Complex relative permittivity, ``[...]``.
+    """
+    report("dobson1985", mv=mv, sand=sand, clay=clay, frequency_ghz=frequency_ghz)
+    s, c = sand / 100, clay / 100
+    conductivity = -1.645 + 1.939 * bulk_density - 2.256 * s + 1.594 * c
+    if temperature is None:
+        x = frequency_ghz / 18.64
+        spread = 74.1 / (1 + x * x)
+        ohmic = 6.46 * conductivity / frequency_ghz
+    else:
+        t = temperature
+        x = frequency_ghz * (0.11109 + t * (-3.824e-3 + t * (6.938e-5 - t * 5.096e-7)))
+        spread = (88.045 - 4.9 + t * (-0.4147 + t * (6.295e-4 + t * 1.075e-5))) / (1 + x * x)
+        ohmic = conductivity * (2.65 - bulk_density) / (2.65 * mv) / (2 * math.pi * frequency_ghz * 1e9 * VACUUM)
+    water = (4.9 + spread) ** 0.65
+    real = 1 + 0.66 * bulk_density + mv ** (1.27 - 0.519 * s - 0.152 * c) * water - mv
+    imaginary = mv ** (2.06 - 0.928 * s - 0.255 * c) * (x * spread + ohmic)
+    return torch.complex(*torch.broadcast_tensors(real ** (1 / 0.65), imaginary))
+
+
 def topp1980_inverse(eps: Tensor) -> Tensor:
     r"""Moisture from the real permittivity (Topp et al. 1980, eq. 7).
 
@@ -135,11 +188,12 @@ def topp1980_inverse(eps: Tensor) -> Tensor:
     \cdot 10^{-6} \varepsilon'^3
 
     Args:
-        eps: real permittivity, ``[...]``, 1..80.
+        eps: real permittivity, ``[...]``, 3..40.
 
     Returns:
         Volumetric moisture, ``[...]``, m3 m-3.
     """
+    report("topp1980_inverse", eps=eps)
     return -5.3e-2 + eps * (2.92e-2 + eps * (-5.5e-4 + eps * 4.3e-6))
 
 
@@ -156,4 +210,5 @@ def topp1980(mv: Tensor) -> Tensor:
     Returns:
         Real relative permittivity, ``[...]``.
     """
+    report("topp1980", mv=mv)
     return 3.03 + mv * (9.3 + mv * (146.0 - mv * 76.7))

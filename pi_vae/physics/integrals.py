@@ -30,7 +30,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["mean_decay", "plate_absorption"]
+__all__ = ["absorption_and_slope", "mean_decay", "mean_decay_slope", "plate_absorption"]
 
 # Abramowitz & Stegun (1964), 5.1.53 (0 < k <= 1, |error| < 2e-7) and 5.1.56 (k > 1, |error| < 2e-8): enough for
 # float32.
@@ -136,6 +136,12 @@ class _PlateAbsorptionBothModes(_PlateAbsorption):
         return 2 * tangent * e2, -tangent * _e1_from_e2(k, e2)
 
 
+def absorption_and_slope(k: Tensor) -> tuple[Tensor, Tensor]:
+    """`plate_absorption` and its derivative ``2 E2``, outside of automatic differentiation."""
+    absorbed, e2 = _PlateAbsorption.forward(k)
+    return absorbed, 2 * e2
+
+
 def _e1_from_e2(k: Tensor, e2: Tensor) -> Tensor:
     """``E1 = (exp(-k) - E2) / k``; the floor keeps second derivatives finite at ``k = 0``, E1's pole."""
     k = k.clamp_min(1e-6)
@@ -147,8 +153,8 @@ class _MeanDecay(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        y = torch.expm1(-x).div_(x).neg_()
-        return torch.where(x == 0, 1.0, y)
+        t = torch.sub(-1e-30, x)  # minus x, and not zero
+        return torch.expm1(t).div_(t)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -156,7 +162,7 @@ class _MeanDecay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return grad * _mean_decay_slope(*ctx.saved_tensors)
+        return grad * mean_decay_slope(*ctx.saved_tensors)
 
 
 class _MeanDecayBothModes(_MeanDecay):
@@ -169,11 +175,12 @@ class _MeanDecayBothModes(_MeanDecay):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor) -> Tensor:
-        return tangent * _mean_decay_slope(*ctx.saved_tensors)
+        return tangent * mean_decay_slope(*ctx.saved_tensors)
 
 
-def _mean_decay_slope(x: Tensor, y: Tensor) -> Tensor:
-    """Derivative ``(exp(-x) - y) / x``; a series below 0.03, where the difference would lose its digits."""
+def mean_decay_slope(x: Tensor, y: Tensor) -> Tensor:
+    """Derivative ``(exp(-x) - y) / x`` of ``y = mean_decay(x)``; a series below 0.03, where the difference would lose
+    its digits."""
     near = x.abs() < 0.03
     far = (torch.exp(-x) - y) / torch.where(near, 1.0, x)
     series = -0.5 + x * (1 / 3 + x * (-1 / 8 + x * (1 / 30 - x / 144)))

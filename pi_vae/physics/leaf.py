@@ -34,9 +34,13 @@ from importlib.resources import files
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .fused import eligible
+from .fused_leaf import Plates
 from .integrals import plate_absorption
+from .layout import combine
+from .precision import Tabulated
 
 __all__ = ["Prospect", "interface_transmittance"]
 
@@ -48,7 +52,7 @@ CONTENTS = {
 INCIDENCE = 40.0  # degrees: half-angle of the light that reaches the first surface (Jacquemoud & Baret 1990)
 
 
-class Prospect(nn.Module):
+class Prospect(Tabulated):
     """Leaf optical properties, PROSPECT-5, -D or -PRO.
 
     Args:
@@ -77,9 +81,8 @@ class Prospect(nn.Module):
         t21 = t12 / index**2
         optics = np.stack([first, t12, t21, 1 - t12, 1 - t21, 1 - first, t12 / first])
         absorption = np.stack([table[name][columns] for name in CONTENTS[version]])
-        # float64 whatever the default: each call casts to the dtype of its inputs.
-        self.register_buffer("optics", torch.from_numpy(optics), persistent=False)
-        self.register_buffer("absorption", torch.from_numpy(absorption), persistent=False)
+        self.hold("optics", optics)
+        self.hold("absorption", absorption)
 
     def forward(self, variables: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Directional-hemispherical reflectance and transmittance.
@@ -92,23 +95,36 @@ class Prospect(nn.Module):
             Reflectance and transmittance, each ``[..., wavelength]`` in [0, 1], with a sum not above 1.
         """
         *contents, n = torch.broadcast_tensors(*(variables[v] for v in self.variables[1:]), variables["n"])
-        n = n.unsqueeze(-1)
-        k = (torch.stack(contents, -1) / n) @ self.absorption.to(n)
-        first, t12, t21, r12, r21, r_first, ratio = self.optics.to(n).unbind(0)
+        k = combine((torch.stack(contents) / n).movedim(0, -1), self.table("absorption", n))
+        optics = self.table("optics", n)
+        if not eligible(k):
+            return plates(k, (n - 1).unsqueeze(-1), *optics.unbind(0))
+        rows = k.movedim(-1, 0)
+        shape = rows.shape
+        both = Plates.apply(rows.reshape(len(rows), -1), (n - 1).reshape(-1), optics.unsqueeze(-1))
+        reflectance, transmittance = (x.reshape(shape).movedim(0, -1) for x in both)
+        return reflectance, transmittance
 
-        alpha = plate_absorption(k)
-        tau = 1 - alpha
-        bounce = r21 * tau
-        t_first = (first * t21) * tau / (1 - bounce * bounce)
-        r_top = torch.addcmul(r_first, bounce, t_first)
-        t = (ratio * t_first).clamp_min(1e-20)  # below it, 1 / t times its gradient would overflow float32
-        r = torch.addcmul(r12, bounce, t)
-        # the floor keeps the square root differentiable for a leaf that absorbs nothing
-        absorbed = t12 * alpha / (1 - bounce) + max(torch.finfo(n.dtype).eps, 1e-10)
-        r_pile, t_pile = _pile(r, t, absorbed, n - 1)
 
-        through = t_first / (1 - r_pile * r)
-        return torch.addcmul(r_top, through * r_pile, t), through * t_pile
+def plates(
+    k: Tensor, layers: Tensor, first: Tensor, t12: Tensor, t21: Tensor, r12: Tensor, r21: Tensor, r_first: Tensor,
+    ratio: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Reflectance and transmittance of one plate of thickness ``k`` on a pile of ``layers`` more; all broadcast
+    together. `fused_leaf` holds the derivatives."""
+    alpha = plate_absorption(k)
+    tau = 1 - alpha
+    bounce = r21 * tau
+    t_first = (first * t21) * tau / (1 - bounce * bounce)
+    r_top = r_first + bounce * t_first
+    t = (ratio * t_first).clamp_min(1e-20)  # below it, 1 / t times its gradient would overflow float32
+    r = r12 + bounce * t
+    # the floor keeps the square root differentiable for a leaf that absorbs nothing
+    absorbed = t12 * alpha / (1 - bounce) + max(torch.finfo(k.dtype).eps, 1e-10)
+    r_pile, t_pile = _pile(r, t, absorbed, layers)
+
+    through = t_first / (1 - r_pile * r)
+    return r_top + through * r_pile * t, through * t_pile
 
 
 def _pile(r: Tensor, t: Tensor, absorbed: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,8 @@ import math
 import torch
 from torch import Tensor
 
+from .layout import outer
+
 __all__ = ["campbell", "class_edges", "verhoef"]
 
 
@@ -58,10 +60,10 @@ def campbell(ala: Tensor, classes: int = 18) -> Tensor:
         Share of each class, ``[..., class]``, sum 1.
     """
     chi = torch.exp(3.2491 + ala * (-0.1239 + ala * (2.1145e-3 - ala * 1.6184e-5)))
-    v = (chi * chi).unsqueeze(-1)
+    v = chi * chi
     u = torch.cos(torch.deg2rad(class_edges(classes, ala)))
-    u2 = u * u
-    integral = u / (v + (1 - v) * u2) + u * _arctan_ratio((1 - v) * u2 / v) / v
+    z = outer((1 - v) / v, u * u)
+    integral = u * (1 / (1 + z) + _arctan_ratio(z))  # times v, which the normalisation takes out
     share = integral[..., :-1] - integral[..., 1:]
     return share / share.sum(-1, keepdim=True)
 

@@ -6,6 +6,9 @@ When to use which:
 - ``nodes=K``: K wavelengths per band with fitted weights (`pi_vae.physics.quadrature`). For training: some twenty
   times less work, with an error far below sensor noise.
 
+`Prosail.factors` adds the hemispherical reflectance factors (albedo, diffuse light), `Prosail.fapar` and
+`Prosail.fcover` what vegetation products report.
+
 Variables and geometry broadcast together; each part of the model is computed on the shape that its own inputs need, so
 ``[pixel, 1]`` for what is static and ``[time]`` for geometry cost less than the full ``[pixel, time]``.
 
@@ -23,14 +26,17 @@ Example::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .canopy import four_stream, hot_spot, layer_geometry
+from .canopy import Factors, HotSpot, Layer, absorbed, four_stream, hemispherical, hot_spot, layer_geometry
+from .layout import combine
 from .leaf import Prospect
 from .leaf_angle import campbell, verhoef
+from .precision import Tabulated
 from .quadrature import Quadrature, load_quadrature
 from .sensors import GRID, Sensor, load_sensor
 from .soil import Soil
@@ -38,20 +44,23 @@ from .soil import Soil
 __all__ = ["Prosail"]
 
 GEOMETRY = ("sza", "vza", "raa")
+PAR = tuple(range(400, 701, 5))  # photosynthetically active radiation, nm
 LEAF_ANGLES = {"campbell": ("ala",), "verhoef": ("lidf_a", "lidf_b")}
 
 
-class Prosail(nn.Module):
+class Prosail(Tabulated):
     """Observation operator of optical reflectance.
 
     Args:
         leaf: ``"prospect-5"``, ``"prospect-d"`` or ``"prospect-pro"``.
         sensor: ``"S2A"``, ``"S2B"``, a `Sensor`, or a mapping band -> (wavelength, response).
         bands: names in the order of the output; all bands of the sensor by default.
-        nodes: wavelengths per band of the reduced mode (1..6), or a `Quadrature` of your own; None is exact.
+        nodes: wavelengths per band of the reduced mode (1..6), or as a float the largest error allowed (5e-4), or a
+            `Quadrature` of your own; None is exact.
         soil: ``"wetness"`` reads ``soil_wetness``; ``"moisture"`` derives it from ``soil_moisture``, shared with radar.
         lidf: leaf angles by ``"campbell"`` (``ala``) or ``"verhoef"`` (``lidf_a``, ``lidf_b``).
         classes: leaf angle classes, 18 or 13.
+        hot_spot_cap: convention of the hot spot for tiny leaves, see `hot_spot`: None or, as in some codes, 200.
 
     Attributes:
         bands: band names, the last axis of the output.
@@ -68,25 +77,27 @@ class Prosail(nn.Module):
         leaf: str = "prospect-d",
         sensor: str | Sensor | Mapping[str, tuple[Sequence[float], Sequence[float]]] = "S2A",
         bands: Sequence[str] | None = None,
-        nodes: int | Quadrature | None = None,
+        nodes: int | float | Quadrature | None = None,
         soil: str = "wetness",
         lidf: str = "campbell",
         classes: int = 18,
+        hot_spot_cap: float | None = None,
     ) -> None:
         super().__init__()
         if lidf not in LEAF_ANGLES:
             raise ValueError(f"Unknown leaf angle model {lidf!r}: use {' or '.join(LEAF_ANGLES)}.")
         full = load_sensor(sensor)
         chosen = full.select(bands)
-        rule = load_quadrature(full.name, leaf, nodes) if isinstance(nodes, int) else nodes
+        rule = load_quadrature(full.name, leaf, nodes) if isinstance(nodes, int | float) else nodes
         weights = chosen.response if rule is None else rule.response(chosen.bands)
         used = np.flatnonzero(weights.any(0))
         self.bands, self.nodes, self.lidf, self.classes = chosen.bands, nodes, lidf, classes
+        self.hot_spot_cap = hot_spot_cap
         self.wavelength = tuple(int(nm) for nm in GRID[used])
         self.leaf = Prospect(leaf, self.wavelength)
         self.soil = Soil(soil, self.wavelength)
         self.variables = (*self.leaf.variables, "lai", *LEAF_ANGLES[lidf], "hspot", *self.soil.variables)
-        self.register_buffer("weights", torch.from_numpy(weights[:, used].T.copy()), persistent=False)
+        self.hold("weights", weights[:, used].T)
 
     def forward(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Tensor:
         """Reflectance factor of each band.
@@ -101,30 +112,82 @@ class Prosail(nn.Module):
         Raises:
             ValueError: a variable or an angle is missing.
         """
-        rsot = self._reflectance(variables, geometry, self.leaf, self.soil)
-        return rsot @ self.weights.to(rsot)
+        self._check(variables, geometry)
+        layer, spot = self._structure(variables, geometry)
+        sdr = four_stream(*self.leaf(variables), self.soil(variables), variables["lai"], layer, spot)
+        return combine(sdr, self.table("weights", sdr))
+
+    def factors(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Factors:
+        """Bidirectional (``sdr``), directional-hemispherical (``dhr``), hemispherical-directional (``hdr``) and
+        bihemispherical (``bhr``) reflectance factors, each ``[..., band]``; arguments as for `forward`."""
+        self._check(variables, geometry)
+        layer, spot = self._structure(variables, geometry)
+        parts = hemispherical(*self.leaf(variables), self.soil(variables), variables["lai"], layer, spot)
+        return Factors(*(combine(part, self.table("weights", part)) for part in parts))
+
+    def fapar(
+        self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor], sky: float | Tensor = 0.0
+    ) -> Tensor:
+        """Fraction of photosynthetically active radiation that the leaves absorb.
+
+        The mean over 400..700 nm (every 5 nm, all weighing the same) of the light absorbed above a reflecting soil;
+        green and other leaf contents together, whatever the sensor.
+
+        Args:
+            variables, geometry: as for `forward`.
+            sky: share of diffuse light, 0 (black sky, that of the satellite products) to 1 (white sky), ``[...]``.
+
+        Returns:
+            ``[...]``, 0..1.
+        """
+        self._check(variables, geometry)
+        leaf, soil = self._parts(PAR)
+        layer, spot = self._structure(variables, geometry)
+        share = absorbed(*leaf(variables), soil(variables), variables["lai"], layer, spot)
+        sun, diffuse = (part.mean(-1) for part in share)
+        return sun + sky * (diffuse - sun)
+
+    def fcover(self, variables: Mapping[str, Tensor]) -> Tensor:
+        """Fraction of ground hidden by leaves when seen from straight above, ``1 - exp(-ko LAI)`` with the extinction
+        ``ko`` at nadir, ``[...]``, 0..1. Reads ``lai`` and the leaf angles."""
+        _require(variables, ("lai", *LEAF_ANGLES[self.lidf]), "variable")
+        lai = variables["lai"]
+        nadir = torch.zeros((), dtype=lai.dtype, device=lai.device)
+        return -torch.expm1(-lai * layer_geometry(self._leaf_angles(variables), nadir, nadir, nadir).ko)
 
     def spectrum(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Tensor:
         """Reflectance factor at 400..2500 nm in steps of 1 nm, ``[..., 2101]``; arguments as for `forward`."""
-        device = self.weights.device
-        leaf = Prospect(self.leaf.version).to(device)
-        soil = Soil(self.soil.mode, darkening=self.soil.darkening).to(device)
-        return self._reflectance(variables, geometry, leaf, soil)
+        self._check(variables, geometry)
+        leaf, soil = self._parts(None)
+        layer, spot = self._structure(variables, geometry)
+        return four_stream(*leaf(variables), soil(variables), variables["lai"], layer, spot)
 
-    def _reflectance(
-        self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor], leaf: Prospect, soil: Soil
-    ) -> Tensor:
+    def _structure(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> tuple[Layer, HotSpot]:
+        """What does not depend on wavelength."""
+        lai = variables["lai"]
+        layer = layer_geometry(self._leaf_angles(variables), *(geometry[name].to(lai) for name in GEOMETRY))
+        return layer, hot_spot(lai, variables["hspot"], layer, cap=self.hot_spot_cap)
+
+    def _leaf_angles(self, variables: Mapping[str, Tensor]) -> Tensor:
+        if self.lidf == "campbell":
+            return campbell(variables["ala"], self.classes)
+        return verhoef(variables["lidf_a"], variables["lidf_b"], self.classes)
+
+    def _parts(self, wavelength: tuple[int, ...] | None) -> tuple[Prospect, Soil]:
+        """Leaf and soil at other wavelengths than those of the bands."""
+        soil = self.soil
+        return _leaf_and_soil(self.leaf.version, soil.mode, soil.darkening, wavelength, self.weights.device)
+
+    def _check(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> None:
         _require(variables, self.variables, "variable")
         _require(geometry, GEOMETRY, "angle")
-        lai, hspot = variables["lai"], variables["hspot"]
-        angles = (geometry[name].to(lai) for name in GEOMETRY)
-        if self.lidf == "campbell":
-            share = campbell(variables["ala"], self.classes)
-        else:
-            share = verhoef(variables["lidf_a"], variables["lidf_b"], self.classes)
-        layer = layer_geometry(share, *angles)
-        spot = hot_spot(lai, hspot, layer)
-        return four_stream(*leaf(variables), soil(variables), lai, layer, spot)
+
+
+@lru_cache(maxsize=16)
+def _leaf_and_soil(
+    version: str, mode: str, darkening: float, wavelength: tuple[int, ...] | None, device: torch.device
+) -> tuple[Prospect, Soil]:
+    return Prospect(version, wavelength).to(device), Soil(mode, wavelength, darkening).to(device)
 
 
 def _require(given: Mapping[str, Tensor], names: Sequence[str], kind: str) -> None:

@@ -4,6 +4,7 @@ When to use which: `oh2004` reads soil moisture directly and gives three polaris
 permittivity, so texture can enter through `pi_vae.physics.dielectric`; `dubois1995` for co-polarised channels over
 smooth soils (its cross-polarised part does not exist).
 
+Inputs outside the data of a model are reported once (`pi_vae.physics.validity`).
 All return linear power (sigma nought), incidence in degrees, roughness as :math:`ks` = wavenumber times rms height.
 
 Example::
@@ -19,6 +20,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from .validity import report
 
 __all__ = ["dubois1995", "oh1992", "oh2004"]
 
@@ -41,6 +44,7 @@ def oh2004(mv: Tensor, ks: Tensor, incidence: Tensor) -> tuple[Tensor, Tensor, T
     Returns:
         ``(vv, hh, vh)``, linear power, each ``[...]``.
     """
+    report("oh2004", mv=mv, ks=ks, incidence=incidence)
     theta = torch.deg2rad(incidence)
     vh = 0.11 * mv**0.7 * torch.cos(theta) ** 2.2 * -torch.expm1(-0.32 * ks**1.8)
     q = 0.095 * (0.13 + torch.sin(1.5 * theta)) ** 1.4 * -torch.expm1(-1.3 * ks**0.9)
@@ -67,6 +71,7 @@ def oh1992(eps: Tensor, ks: Tensor, incidence: Tensor) -> tuple[Tensor, Tensor, 
     Returns:
         ``(vv, hh, vh)``, linear power, each ``[...]``.
     """
+    report("oh1992", ks=ks, incidence=incidence)
     theta = torch.deg2rad(incidence)
     cos = torch.cos(theta)
     index = torch.sqrt(eps)
@@ -100,6 +105,7 @@ def dubois1995(eps: Tensor, ks: Tensor, incidence: Tensor, frequency_ghz: float)
     Returns:
         ``(vv, hh)``, linear power, each ``[...]``.
     """
+    report("dubois1995", ks=ks, incidence=incidence, frequency_ghz=frequency_ghz)
     theta = torch.deg2rad(incidence)
     sin, cos, tan = torch.sin(theta), torch.cos(theta), torch.tan(theta)
     real = torch.real(eps) if eps.is_complex() else eps

@@ -22,14 +22,16 @@ from importlib.resources import files
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .layout import outer
 from .leaf import wavelength_index
+from .precision import Tabulated
 
 __all__ = ["Soil"]
 
 
-class Soil(nn.Module):
+class Soil(Tabulated):
     """Mixture of a dry and a wet soil spectrum.
 
     Args:
@@ -53,8 +55,8 @@ class Soil(nn.Module):
         with (files(__package__) / "tables" / "soil.npz").open("rb") as stream:
             table = dict(np.load(stream))
         columns = wavelength_index(wavelength)
-        self.register_buffer("dry", torch.from_numpy(table["dry"][columns]), persistent=False)
-        self.register_buffer("wet", torch.from_numpy(table["wet"][columns]), persistent=False)
+        self.hold("dry", table["dry"][columns])
+        self.hold("wet", table["wet"][columns])
 
     def forward(self, variables: Mapping[str, Tensor]) -> Tensor:
         """Lambertian reflectance ``[..., wavelength]`` from ``soil_brightness`` (>= 0) and the wetness (0..1) or
@@ -64,6 +66,6 @@ class Soil(nn.Module):
             dry_share = brightness * (1 - water)
         else:
             dry_share = brightness * torch.exp(-self.darkening * water)
-        wet = self.wet.to(dry_share)
+        dry, wet = self.table("dry", dry_share), self.table("wet", dry_share)
         # two rank-one terms: wavelengths enter last, so brightness and water keep their own (small) shapes
-        return brightness.unsqueeze(-1) * wet + dry_share.unsqueeze(-1) * (self.dry.to(dry_share) - wet)
+        return outer(brightness, wet) + outer(dry_share, dry - wet)

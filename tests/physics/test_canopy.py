@@ -67,21 +67,21 @@ def test_spherical_leaves_project_half_their_area() -> None:
 def test_nothing_is_lost_without_absorption(lai: float) -> None:
     # white soil, white leaves: all light that enters leaves again
     result = factors(lai, 0.55, 0.45 - 1e-12, 1.0)
-    assert float(result.rsdt) == pytest.approx(1, abs=1e-5)
-    assert float(result.rddt) == pytest.approx(1, abs=1e-5)
+    assert float(result.dhr) == pytest.approx(1, abs=1e-5)
+    assert float(result.bhr) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("lai", [0.3, 3.0, 9.0])
 def test_reflectance_never_exceeds_incoming_light(lai: float) -> None:
     for rho, tau, soil in ((0.5, 0.45, 0.9), (0.05, 0.01, 0.3), (0.4, 0.1, 0.0)):
         result = factors(lai, rho, tau, soil)
-        assert 0 < float(result.rsdt) < 1 and 0 < float(result.rddt) < 1
+        assert 0 < float(result.dhr) < 1 and 0 < float(result.bhr) < 1
 
 
 def test_sun_and_view_can_be_exchanged() -> None:
     one, other = factors(2.5, 0.4, 0.3, 0.2, sza=50.0, vza=20.0), factors(2.5, 0.4, 0.3, 0.2, sza=20.0, vza=50.0)
-    assert float(one.rsot) == pytest.approx(float(other.rsot), rel=1e-10)
-    assert float(one.rsdt) == pytest.approx(float(other.rdot), rel=1e-10)
+    assert float(one.sdr) == pytest.approx(float(other.sdr), rel=1e-10)
+    assert float(one.dhr) == pytest.approx(float(other.hdr), rel=1e-10)
 
 
 def test_no_leaves_is_bare_soil_and_the_slope_is_right() -> None:
@@ -99,8 +99,8 @@ def test_no_leaves_is_bare_soil_and_the_slope_is_right() -> None:
 
 
 def test_a_deep_canopy_hides_the_soil() -> None:
-    assert float(factors(12.0, 0.05, 0.03, 0.0).rsot) == pytest.approx(
-        float(factors(12.0, 0.05, 0.03, 0.6).rsot), abs=1e-3
+    assert float(factors(12.0, 0.05, 0.03, 0.0).sdr) == pytest.approx(
+        float(factors(12.0, 0.05, 0.03, 0.6).sdr), abs=1e-3
     )
 
 

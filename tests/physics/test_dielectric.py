@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pi_vae.physics.dielectric import hallikainen1985, mironov2009, topp1980, topp1980_inverse
+from pi_vae.physics.dielectric import dobson1985, hallikainen1985, mironov2009, topp1980, topp1980_inverse
 
 MOISTURE = torch.linspace(0.03, 0.5, 40, dtype=torch.float64)
 
@@ -22,6 +22,13 @@ def test_hallikainen_matches_the_reference_in_both_conventions(reference_csv) ->
     inputs = t["mv"], t["sand_pct"], t["clay_pct"], 5.405
     assert agrees(hallikainen1985(*inputs), t["hallik_6GHz_re_sarssm"], t["hallik_6GHz_im_sarssm"])
     assert agrees(hallikainen1985(*inputs, interpolate=True), t["hallik_re_radarscatter"], t["hallik_im_radarscatter"])
+
+
+def test_dobson_matches_the_reference_with_either_water(reference_csv) -> None:
+    t = reference_csv("sar_c_band.csv")
+    inputs = t["mv"], 100 * t["sand"], 100 * t["clay"], t["bulk"], 5.405
+    assert agrees(dobson1985(*inputs), t["dobson_simple_re"], t["dobson_simple_im"])
+    assert agrees(dobson1985(*inputs, temperature=t["temp_C"]), t["dobson_debye_re"], t["dobson_debye_im"])
 
 
 def test_topp_matches_the_reference(reference_csv) -> None:
@@ -51,6 +58,24 @@ def test_derivatives_match_finite_differences() -> None:
     mv, clay = MOISTURE[::8].clone().requires_grad_(), torch.full((5,), 25.0).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: mironov2009(a, b, 5.405), (mv, clay))
     assert torch.autograd.gradcheck(lambda a, b: hallikainen1985(a, 30.0, b, 5.405), (mv, clay))
+    bulk, warmth = torch.full((5,), 1.4).double().requires_grad_(), torch.full((5,), 15.0).double().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b, c, d: dobson1985(a, 30.0, b, c, 5.405, temperature=d), (mv, clay, bulk, warmth)
+    )
+
+
+def test_permittivities_agree_on_ordinary_soils() -> None:
+    # four fits to overlapping sets of soils: they spread by some 20 % around each other
+    mv = MOISTURE[(MOISTURE > 0.1) & (MOISTURE < 0.4)]
+    models = torch.stack(
+        [
+            mironov2009(mv, 20.0, 5.405).real,
+            hallikainen1985(mv, 30.0, 20.0, 5.405).real,
+            dobson1985(mv, 30.0, 20.0, 1.4, 5.405, temperature=20.0).real,
+            topp1980(mv),
+        ]
+    )
+    assert ((models / models.mean(0) - 1).abs() < 0.25).all()
 
 
 def test_refuses_frequencies_outside_the_table() -> None:

@@ -44,6 +44,19 @@ def test_derivatives_of_the_reduced_mode_are_close_to_exact(canopies) -> None:
         assert (slopes[0] - slopes[1]).norm() < 0.01 * slopes[0].norm(), name
 
 
+@pytest.mark.parametrize("sensor", ["S2A", "S2B"])
+def test_an_error_may_be_asked_for_instead_of_a_number(canopies, sensor: str) -> None:
+    variables, geometry = canopies(300, seed=12)
+    bands = ["B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12"]
+    exact = Prosail(sensor=sensor, bands=bands)(variables, geometry)
+    lengths = []
+    for allowed in (2e-3, 5e-4, 2e-4):
+        op = Prosail(sensor=sensor, bands=bands, nodes=allowed)
+        assert (op(variables, geometry) - exact).abs().max() < 1.7 * allowed
+        lengths.append(len(op.wavelength))
+    assert lengths == sorted(lengths) and lengths[1] < len(Prosail(sensor=sensor, bands=bands, nodes=3).wavelength)
+
+
 def test_a_rule_of_ones_own_recovers_smooth_spectra() -> None:
     camera = Sensor.from_bands("camera", {"wide": ([500, 600, 700], [0.2, 1, 0.4]), "narrow": ([800, 801], [1, 1])})
     generator = torch.Generator().manual_seed(0)

@@ -1,7 +1,9 @@
 """WaterCloud: reference vectors, limits, derivatives, shapes, refusals."""
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,7 +55,7 @@ def test_no_leaves_is_bare_soil_and_dense_leaves_hide_it(soil: str) -> None:
 
 def test_bare_soil_is_oh2004_in_the_order_vv_vh() -> None:
     vv, _, vh = oh2004(torch.tensor(0.2).double(), torch.tensor(1.5 * KS_PER_CM).double(), ANGLE["incidence"])
-    assert WaterCloud.pols == ("VV", "VH")
+    assert WaterCloud().pols == ("VV", "VH")
     assert torch.allclose(WaterCloud()(state(lai=0.0), ANGLE), torch.stack([vv, vh]), rtol=1e-9)
 
 
@@ -90,6 +92,111 @@ def test_pixels_dates_and_coefficients_broadcast() -> None:
     power = WaterCloud()(variables, {"incidence": torch.full((4,), 38.0).double()})
     assert power.shape == (3, 4, 2)
     assert torch.allclose(power[1, 2], WaterCloud()(state(lai=2.0, soil_moisture=0.3), ANGLE))
+
+
+def test_two_passes_of_one_slope_go_together() -> None:
+    # ascending and descending pass of the same pixels, local incidence by pixel and date
+    incidence = torch.tensor([[31.0, 44.0, 31.0], [39.0, 36.0, 39.0]]).double()
+    variables = state(lai=[[1.0], [3.0]], soil_moisture=[0.1, 0.2, 0.3], roughness=[[1.0], [2.0]])
+    together = WaterCloud()(variables, {"incidence": incidence})
+    assert together.shape == (2, 3, 2)
+    for pixel in range(2):
+        for date in range(3):
+            one = state(
+                lai=float(variables["lai"][pixel]),
+                soil_moisture=float(variables["soil_moisture"][date]),
+                roughness=float(variables["roughness"][pixel]),
+            )
+            alone = WaterCloud()(one, {"incidence": incidence[pixel, date]})
+            assert torch.allclose(together[pixel, date], alone, rtol=1e-12)
+    # the same ground is darker under the flatter beam
+    bare = WaterCloud()(state(lai=0.0), {"incidence": torch.tensor([31.0, 44.0]).double()})
+    assert (bare[1] < bare[0]).all()
+
+
+def test_water_content_takes_the_place_of_leaf_area() -> None:
+    wet = WaterCloud(vegetation="vwc")
+    assert wet.variables == ("vwc", "soil_moisture", "roughness")
+    variables = state(vwc=2.0)
+    assert torch.equal(wet(variables | {"lai": torch.tensor(9.0)}, ANGLE), WaterCloud()(state(lai=2.0), ANGLE))
+    with pytest.raises(ValueError, match="'vwc'"):
+        wet(state(), ANGLE)
+
+
+def test_exponent_of_one_changes_nothing_and_channels_are_named() -> None:
+    op = WaterCloud(exponent=True, pols=("VH", "HH", "VV"))
+    assert op.coefficients == ("a_vh", "a_hh", "a_vv", "b_vh", "b_hh", "b_vv", "e_vh", "e_hh", "e_vv")
+    more = state(a_hh=0.03, b_hh=0.2, e_vh=1.0, e_hh=1.0, e_vv=1.0)
+    power = op(more, ANGLE)
+    assert torch.allclose(power[[2, 0]], WaterCloud()(state(), ANGLE), rtol=1e-14)
+    _, hh, _ = oh2004(torch.tensor(0.2).double(), torch.tensor(1.5 * KS_PER_CM).double(), ANGLE["incidence"])
+    assert torch.allclose(op(more | {"lai": torch.tensor(0.0).double()}, ANGLE)[1], hh)
+    assert op(more | {"e_hh": torch.tensor(-0.5).double()}, ANGLE)[1] < power[1]
+
+
+def fit(operator: WaterCloud, known: dict, free: dict[str, float], target: torch.Tensor) -> dict[str, float]:
+    """Positive coefficients (their logarithms; exponents as they are) that bring the operator to the target."""
+    start = [v if name.startswith("e_") else math.log(v) for name, v in free.items()]
+    latent = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([latent], max_iter=2000, tolerance_grad=1e-14, tolerance_change=1e-18,
+                                  history_size=20, line_search_fn="strong_wolfe")  # fmt: skip
+
+    def values() -> dict[str, torch.Tensor]:
+        return {n: x if n.startswith("e_") else x.exp() for n, x in zip(free, latent.unbind(), strict=True)}
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        error = (operator(known | values(), ANGLE).log() - target.log()).square().mean()
+        error.backward()
+        return error
+
+    for _ in range(3):
+        optimizer.step(loss)
+    return {name: float(v.detach()) for name, v in values().items()}
+
+
+@pytest.fixture(scope="module")
+def wheat() -> dict[str, torch.Tensor]:
+    """The simulated wheat table: leaf area, moisture, backscatter ``[47, 2]`` in VV and VH."""
+    folder = Path(__file__).parents[2].parent / "shared" / "data" / "cropradar_wcm" / "wheat_simulated"
+    if not folder.is_dir():
+        pytest.skip(f"no simulated wheat in {folder}")
+    crop = np.loadtxt(folder / "calibrationcrop.csv", delimiter=",", skiprows=1)
+    power = np.loadtxt(folder / "LUT_sigma0.csv", delimiter=",", skiprows=1)
+    return {"lai": torch.from_numpy(crop[:, 0]), "soil_moisture": torch.from_numpy(crop[:, 2]),
+            "power": torch.from_numpy(power[:, ::-1].copy())}  # fmt: skip
+
+
+def test_recovers_the_cloud_of_the_simulated_wheat(wheat) -> None:
+    # its VV channel is a cloud so dense that no soil is seen: A and E can be known, of B that it is large
+    known = {"lai": wheat["lai"], "soil_moisture": wheat["soil_moisture"], "roughness": torch.tensor(1.5).double()}
+    op = WaterCloud(exponent=True, pols=("VV",))
+    found = fit(op, known, {"a_vv": 0.05, "b_vv": 0.3, "e_vv": 0.0}, wheat["power"][:, :1])
+    modelled = op(known | {name: torch.tensor(v).double() for name, v in found.items()}, ANGLE)[:, 0]
+    assert (modelled / wheat["power"][:, 0] - 1).abs().max() < 1e-6  # the table has eight digits
+    # independent: a straight line through logarithms, with the angle of this test
+    design = torch.stack([torch.ones_like(wheat["lai"]), wheat["lai"].log()], -1)
+    line = torch.linalg.lstsq(design, wheat["power"][:, :1].log()).solution[:, 0]
+    assert found["e_vv"] == pytest.approx(float(line[1]), abs=1e-6)
+    assert found["a_vv"] * math.cos(math.radians(38)) == pytest.approx(float(line[0].exp()), rel=1e-6)
+    assert found["b_vv"] > 3
+
+
+def test_recovers_all_coefficients_of_its_own_wheat(wheat) -> None:
+    known = {"lai": wheat["lai"] / 3, "soil_moisture": wheat["soil_moisture"], "roughness": torch.tensor(1.5).double()}
+    truth = dict(a_vv=0.06, a_vh=0.01, b_vv=0.2, b_vh=0.35, e_vv=0.7, e_vh=1.2)
+    op = WaterCloud(exponent=True)
+    target = op(known | {name: torch.tensor(v).double() for name, v in truth.items()}, ANGLE)
+    found = fit(op, known, dict(a_vv=0.1, a_vh=0.03, b_vv=0.1, b_vh=0.1, e_vv=1.0, e_vh=1.0), target)
+    assert found == pytest.approx(truth, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"), [(dict(vegetation="biomass"), "vwc"), (dict(pols=("VV", "HV")), "HV"), (dict(pols=()), "VH")]
+)
+def test_refuses_unknown_descriptors_and_channels(arguments: dict, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        WaterCloud(**arguments)
 
 
 def test_refuses_missing_inputs_and_unknown_soils() -> None:
