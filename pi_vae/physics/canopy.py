@@ -256,7 +256,7 @@ def _fused(rho: Tensor, tau: Tensor, soil: Tensor, parameters: tuple[Tensor, ...
     batch = torch.broadcast_shapes(*(x.shape[:-1] for x in (rho, tau, soil)), *(x.shape for x in parameters))
     optics = (x.expand(*batch, -1).movedim(-1, 0).reshape(x.shape[-1], -1) for x in (rho, tau, soil))
     diffuse = Transfer.apply(*optics, *(x.expand(batch).reshape(-1) for x in parameters))
-    return diffuse.reshape(-1, *batch).movedim(0, -1)
+    return diffuse.reshape(len(diffuse), *batch).movedim(0, -1)
 
 
 def multiple_scattering(

@@ -28,4 +28,4 @@ def outer(value: Tensor, spectrum: Tensor) -> Tensor:
 def combine(values: Tensor, matrix: Tensor) -> Tensor:
     """``values @ matrix`` for ``[..., i]`` and ``[i, wavelength]``: ``[..., wavelength]``, batch-contiguous."""
     flat = values.movedim(-1, 0).reshape(values.shape[-1], -1)
-    return (matrix.T @ flat).reshape(-1, *values.shape[:-1]).movedim(0, -1)
+    return (matrix.T @ flat).reshape(matrix.shape[-1], *values.shape[:-1]).movedim(0, -1)

@@ -111,6 +111,15 @@ def test_static_variables_and_dates_broadcast(canopies) -> None:
     assert torch.allclose(scalar, together[0, 0], atol=1e-12)
 
 
+def test_no_samples_give_no_reflectance(canopies) -> None:
+    op = Prosail(bands=["B04", "B8A"], nodes=2)
+    variables, geometry = canopies(4)
+    none = {name: variables[name][:0].requires_grad_() for name in op.variables}
+    out = op(none, {name: angle[:0] for name, angle in geometry.items()})
+    assert out.shape == (0, 2)
+    out.sum().backward()
+
+
 def test_no_leaves_is_the_soil_in_every_band(canopies) -> None:
     op = Prosail()
     variables, geometry = canopies(20)
