@@ -224,10 +224,10 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     residuals = [m.residual for m in model.modalities.values() if m.residual is not None]
     slow = [p for part in (model, *residuals) for g in (part.lengthscale, part.static_odds) for p in g.parameters()]
     readers = [reader for name, reader in model.encoder.readers.items() if name != "dynamic"]
-    fast = [p for part in (*readers, model.encoder.exclusive) for n, p in part.named_parameters() if "caution" not in n]
+    later = {id(p) for reader in model.encoder.readers.values() for p in reader.caution.parameters()}
+    fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters() if id(p) not in later]
     loadings = [residual.relative_loading for residual in residuals]
-    later = [p for reader in model.encoder.readers.values() for p in reader.caution.parameters()]
-    apart = {id(p) for p in (*slow, *fast, *loadings, *later)}
+    apart = later | {id(p) for p in (*slow, *fast, *loadings)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     factors = ((others, 1.0), (slow, 0.05), (fast, 1.6), (loadings, 4.0))
     return [{"params": group, "lr": factor * learning_rate} for group, factor in factors if group]
