@@ -1,6 +1,6 @@
 """Fit the reduced mode of Prosail and measure its error on fresh draws.
 
-    python benchmarks/fit_quadrature.py [--write] [--fit 8000] [--fresh 10000]
+    python benchmarks/fit_quadrature.py [--write] [--leaf prospect-d] [--fit 8000] [--fresh 10000]
 
 Draws are half uniform on the supports of the catalogue and half from its priors, soils from dark to bright and dry to
 wet, sun zenith 15..75, view zenith 0..15 and relative azimuth 0..180 degrees. Prints, for every sensor, leaf model and
@@ -78,13 +78,14 @@ def errors(rule: Quadrature, truth: Tensor, fresh: Tensor) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--leaf", nargs="+", default=["prospect-d", "prospect-5", "prospect-pro"])
     parser.add_argument("--fit", type=int, default=8000)
     parser.add_argument("--fresh", type=int, default=10000)
     parser.add_argument("--json", type=Path, default=Path("fit_quadrature.json"))
     args = parser.parse_args()
     table: dict[str, dict] = {}
     print(f"{'sensor':8}{'leaf':12}{'K':>3}{'max':>12}{'RMS':>12}  worst band")
-    for leaf in ("prospect-d", "prospect-5"):
+    for leaf in args.leaf:
         train, fresh, other = (
             spectra(leaf, size, seed) for size, seed in ((args.fit, 1), (args.fresh, 2), (args.fresh, 3))
         )

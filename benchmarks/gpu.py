@@ -76,7 +76,7 @@ def main() -> None:
     for mode in ("separate operations", "compiled kernels", "torch.compile"):
         if args.quick and mode != "separate operations":
             continue
-        if not compile_kernels(mode == "compiled kernels") and mode == "compiled kernels":
+        if not compile_kernels(mode == "compiled kernels", device) and mode == "compiled kernels":
             print(f"{mode:22} no working compiler")
             continue
         op = Prosail(bands=BANDS, nodes=3).to(device)

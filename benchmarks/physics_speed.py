@@ -8,6 +8,9 @@ which its user still has to weigh into bands (not counted), in pieces of 250 sam
 memory; `prosail` is a test oracle in NumPy, one sample a call, without derivatives. Samples per core-second divide by
 the processor time of all threads, so that other load on the machine counts little; compare numbers of one run only.
 Memory is the peak of resident memory over the start of the measurement.
+
+Then, forward + backward on one thread: how the time of a call grows with the batch and with the nodes of the rule, as
+the exponent of a power law; and where `prosail` is installed, the largest difference between its leaf and ours, float64.
 """
 
 from __future__ import annotations
@@ -23,11 +26,13 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from fit_quadrature import draw
+from fit_quadrature import TABLES, draw
 
 from pi_vae.physics import Prosail
 from pi_vae.physics.fused import compile_kernels
+from pi_vae.physics.leaf import Prospect
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 CASES = {
@@ -35,12 +40,15 @@ CASES = {
     "exact-kernels": "ours, every wavelength, compiled kernels",
     "K=3": "ours, 3 nodes a band",
     "K=3-kernels": "ours, 3 nodes a band, compiled kernels",
+    "5e-4-kernels": "ours, band errors below 5e-4, compiled kernels",
     "K=3-compile": "ours, 3 nodes a band, torch.compile of the operator",
     "torchrtm": "torchrtm 1.5.8",
     "prosail": "prosail 2.0.5",
 }
 PEERS = ("torchrtm", "prosail")
 AT_ONCE = {"torchrtm": 250, "prosail": 1}
+PRO = {"ab": "cab", "car": "car", "brown": "cbrown", "w": "cw", "ant": "cant"}  # their names of absorption, ours
+GROWTH = {"batch": (1000, 2000, 4000, 8000, 16000), "nodes": (1, 2, 3, 4, 5, 6)}
 
 
 def operator(case: str) -> Callable:
@@ -70,7 +78,8 @@ def operator(case: str) -> Callable:
             )  # fmt: skip
 
         return run
-    op = Prosail(bands=BANDS, nodes=3 if case.startswith("K=3") else None)
+    nodes = {"exact": None, "K=3": 3, "5e-4": 5e-4}[case.removesuffix("-kernels").removesuffix("-compile")]
+    op = Prosail(bands=BANDS, nodes=nodes)
     if case.endswith("kernels") and not compile_kernels():
         raise RuntimeError("no working compiler")
     if case.endswith("compile"):
@@ -127,6 +136,59 @@ def measure(case: str, batch: int, repeats: int) -> dict:
     return found
 
 
+def growth(repeats: int) -> dict:
+    """Seconds of processor time of a call against batch (K = 3) and nodes a band (batch 4000), and their exponents.
+
+    A call also does what needs no wavelength, so time against nodes is that much above a line through zero; its
+    exponent is of the part that grows, by a straight line through the points.
+    """
+    found: dict = {}
+    for axis, sizes in GROWTH.items():
+        seconds = []
+        for size in sizes:
+            op = Prosail(bands=BANDS, nodes=size if axis == "nodes" else 3)
+            variables, geometry = draw(op.variables, size if axis == "batch" else 4000, seed=0)
+            variables = {name: value.float().requires_grad_() for name, value in variables.items()}
+            geometry = {name: value.float() for name, value in geometry.items()}
+            best = float("inf")
+            for _ in range(repeats + 1):
+                start = time.process_time()
+                torch.autograd.grad(op(variables, geometry).sum(), list(variables.values()), allow_unused=True)
+                best = min(best, time.process_time() - start)
+            seconds.append(best)
+        x, y = np.array(sizes, dtype=float), np.array(seconds)
+        fixed = max(0.0, float(np.polyfit(x, y, 1)[1])) if axis == "nodes" else 0.0
+        exponent = float(np.polyfit(np.log(x), np.log(np.maximum(y - fixed, 1e-9)), 1)[0])
+        found[axis] = {"sizes": sizes, "seconds": seconds, "fixed": fixed, "exponent": exponent}
+    return found
+
+
+def agreement(samples: int = 200) -> dict[str, float]:
+    """Largest difference of reflectance and transmittance between `prosail`'s leaf and ours, float64.
+
+    It has no PROSPECT-PRO; that is its PROSPECT-D given the absorption of proteins and carbon-based constituents.
+    """
+    import prosail as peer
+
+    found = {}
+    for version, name in (("prospect-5", "5"), ("prospect-d", "D"), ("prospect-pro", "D")):
+        leaf = Prospect(version)
+        variables, _ = draw(leaf.variables, samples, seed=0)
+        ours = torch.stack(leaf({key: variables[key] for key in leaf.variables})).numpy()
+        worst = 0.0
+        for i in range(samples):
+            x = {key: float(variables[key][i]) for key in leaf.variables}
+            own = {"ant": x.get("cant", 0.0), "prospect_version": name}
+            if version == "prospect-pro":
+                table = np.load(TABLES / "prospect-pro.npz")
+                own |= {f"k{peers}": table[key] for peers, key in PRO.items()} | {"nr": table["refractive_index"]}
+                own["km"] = x["prot"] * table["prot"] + x["cbc"] * table["cbc"]
+            _, *theirs = peer.run_prospect(x["n"], x["cab"], x["car"], x["cbrown"], x["cw"], x.get("cm", 1.0), **own)
+            worst = max(worst, float(np.abs(ours[:, i] - np.stack(theirs)).max()))
+        found[version] = worst
+    return found
+
+
 def child(case: str, batch: int, threads: int, repeats: int) -> dict:
     """`measure` in a fresh process."""
     missing = case in PEERS and importlib.util.find_spec(case) is None
@@ -180,6 +242,15 @@ def main() -> None:
                     line += f"{backward['per_core_second']:11.0f}{ratio}{backward['peak_mb']:9.0f}"
                     line += f"{forward['per_second']:11.0f}{backward['per_second']:11.0f}"
                 print(line, flush=True)
+    torch.set_num_threads(1)
+    if not args.quick:
+        results["growth"] = growth(args.repeats)
+        for axis, row in results["growth"].items():
+            times = "".join(f"{n:>8}: {1e3 * t:6.1f}" for n, t in zip(row["sizes"], row["seconds"], strict=True))
+            print(f"\nms a call against {axis}{times}; exponent {row['exponent']:.2f}")
+    if importlib.util.find_spec("prosail"):
+        results["agreement"] = agreement(20 if args.quick else 200)
+        print("\nlargest difference from the leaf of prosail:", results["agreement"])
     args.json.write_text(json.dumps(results, indent=1))
 
 

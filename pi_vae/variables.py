@@ -8,6 +8,8 @@ modalities whose operator reads the variable; one that both read is *common* and
 Sources
     ATBD: Weiss, Baret & Jay (2020), S2ToolBox Level 2 products, version 2.1, table of input variables.
     Feret: Feret et al. (2017), PROSPECT-D, Remote Sensing of Environment 193, 204-215, table 1 (measured ranges).
+    Feret21: Feret et al. (2021), PROSPECT-PRO, Remote Sensing of Environment 252, 112173 (measured ranges).
+    Jackson: Jackson et al. (2004), Remote Sensing of Environment 92, 475-482 (maize to 5, soybean to 2 kg m-2).
     Oh: Oh (2004), IEEE Geoscience and Remote Sensing Letters 1, 309-313 (range of validity).
 """
 
@@ -81,10 +83,16 @@ CATALOGUE: dict[str, Variable] = {
                  "leaf anthocyanins", "Feret"),
         Variable("cm", "C_m", "g cm-2", 0.002, 0.02, 0.005, 0.005, False, _S2,
                  "leaf dry matter", "ATBD (0.003-0.011), Feret (0.001-0.02)"),
+        Variable("prot", "C_{prot}", "g cm-2", 0.0, 0.003, 0.001, 0.0006, False, _S2,
+                 "leaf protein", "Feret21; with cbc in place of cm in PROSPECT-PRO"),
+        Variable("cbc", "C_{bc}", "g cm-2", 0.001, 0.017, 0.004, 0.0045, False, _S2,
+                 "leaf carbon-based constituents", "Feret21; prior so that prot + cbc has that of cm"),
         Variable("ala", "ALA", "degree", 30.0, 80.0, 60.0, 30.0, False, _S2,
                  "average leaf angle", "ATBD"),
         Variable("hspot", "h", "1", 0.05, 0.6, 0.2, 0.5, False, _S2,
                  "hot-spot parameter", "ATBD (0.1-0.5)"),
+        Variable("vwc", "W_v", "kg m-2", 0.0, 8.0, 1.5, 2.0, True, _S1,
+                 "vegetation water content", "Jackson"),
         Variable("roughness", "s", "cm", 0.3, 5.0, 1.5, 1.0, False, _S1,
                  "soil rms height", "Oh (0.13 < ks < 6.98)"),
     )

@@ -41,7 +41,7 @@ def eligible(*inputs: Tensor) -> bool:
     return any(x.requires_grad for x in inputs)
 
 
-def compile_kernels(active: bool = True) -> bool:
+def compile_kernels(active: bool = True, device: str | torch.device = "cpu") -> bool:
     """Have the two inner loops, leaf and canopy, compiled by ``torch.compile`` in this process.
 
     Each becomes one pass over memory, some ten times as fast. The first call takes some twenty seconds and needs a C++
@@ -50,6 +50,7 @@ def compile_kernels(active: bool = True) -> bool:
 
     Args:
         active: False goes back to ordinary operations.
+        device: where they will run; the compiler of that device is tried.
 
     Returns:
         Whether the loops are compiled now: where no compiler works, a warning is logged and nothing changes.
@@ -60,7 +61,7 @@ def compile_kernels(active: bool = True) -> bool:
 
         compiled = {kernel: torch.compile(kernel, dynamic=True) for kernel in (_multiple, _plates)}
         try:
-            trial = torch.full((2, 64), 0.3)
+            trial = torch.full((2, 64), 0.3, device=device)
             with torch.no_grad():
                 compiled[_multiple](trial, trial, trial, *(trial[0] for _ in range(7)))
                 compiled[_plates](trial, trial[0], *(trial[:, :1] for _ in range(7)))

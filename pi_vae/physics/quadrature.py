@@ -10,7 +10,7 @@ for the spectra that a model can make. Because the weights sum to one the error 
 :math:`w^T G w` with :math:`G = \overline{E E^T}`, least for :math:`w = G^{-1} 1 / (1^T G^{-1} 1)` on given
 wavelengths. These are chosen greedily, then exchanged one by one until no exchange helps (Fedorov 1972).
 
-Tables for S2A and S2B with ``"prospect-d"`` and ``"prospect-5"``, K = 1..6, come from
+Tables for S2A and S2B with every PROSPECT, K = 1..6, come from
 ``benchmarks/fit_quadrature.py``, which draws from the catalogue of variables and prints the errors. For any other
 sensor or leaf fit your own. Errors of S2A with PROSPECT-D over 10,000 fresh draws and 13 bands, in reflectance:
 
@@ -102,7 +102,7 @@ def load_quadrature(sensor: str, leaf: str, nodes: int | float) -> Quadrature:
 
     Args:
         sensor: name, ``"S2A"`` or ``"S2B"``.
-        leaf: ``"prospect-d"`` or ``"prospect-5"``.
+        leaf: ``"prospect-5"``, ``"prospect-d"`` or ``"prospect-pro"``.
         nodes: wavelengths per band, 1..6; or, as a float below 1, the largest error allowed: then each band takes as
             few as keep it over the 10,000 draws of the table above (6 where none does).
 

@@ -25,7 +25,7 @@ def _prior(name):
     return stats.truncnorm((v.low - v.loc) / v.scale, (v.high - v.loc) / v.scale, v.loc, v.scale)
 
 
-def test_groups_dims_and_units_are_those_of_the_documentation(tree, simulated):
+def test_groups_dims_and_units_are_those_of_the_documentation(tree, simulated, build):
     assert set(tree.children) == {
         "posterior", "posterior_predictive", "log_likelihood", "observed_data", "constant_data"
     }  # fmt: skip
@@ -35,7 +35,8 @@ def test_groups_dims_and_units_are_those_of_the_documentation(tree, simulated):
     assert drawn["ala"].dims == sample
     assert drawn["residual_s2"].dims == (*sample, "time", "s2_channel")
     assert drawn["global_s1_coefficients"].dims[:2] == ("chain", "draw")
-    for name in CATALOGUE:
+    model = build()
+    for name in (*model.dynamic, *model.static):
         assert drawn[name].attrs["units"] == CATALOGUE[name].unit
     for name, unit in (("s2", "1"), ("s1", "dB")):
         axes = ("pixel", f"{name}_time", f"{name}_channel")
