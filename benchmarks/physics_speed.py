@@ -10,7 +10,8 @@ the processor time of all threads, so that other load on the machine counts litt
 Memory is the peak of resident memory over the start of the measurement.
 
 Then, forward + backward on one thread: how the time of a call grows with the batch and with the nodes of the rule, as
-the exponent of a power law; and where `prosail` is installed, the largest difference between its leaf and ours, float64.
+the exponent of a power law; and where `prosail` is installed, the largest difference between its leaf and ours in
+float64.
 """
 
 from __future__ import annotations

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 import xarray as xr
 
-from inference.draws import groups, seeded
+from inference.draws import Group, groups, seeded
+from inference.refinement import refined_groups
 from inference.training import Run
-from pi_vae.data import validate
+from pi_vae.data import validate, with_dates
 from pi_vae.data.batches import CubeTensors
 from pi_vae.variables import CATALOGUE
 
 __all__ = ["posterior"]
 
 MAX_VALUES = 2e8
+DRAWN_AT_ONCE, REFINED_AT_ONCE = 64, 256  # pixels
 
 
 def posterior(
-    run: Run, cube: xr.DataTree, draws: int = 200, pixels: int | list[tuple[int, int]] | None = None, seed: int = 0
+    run: Run,
+    cube: xr.DataTree,
+    draws: int = 200,
+    pixels: int | list[tuple[int, int]] | None = None,
+    seed: int = 0,
+    times: Sequence | np.ndarray | None = None,
+    refine: bool = False,
+    chains: int = 4,
 ) -> xr.DataTree:
     """Posterior draws of every variable, residual and observation.
 
@@ -28,18 +39,29 @@ def posterior(
         draws: number of draws.
         pixels: which pixels: a number drawn at random, a list of (row, column), or all of them.
         seed: of the draws and of the choice of pixels.
+        times: dates to add, observed or not, past or future: gap filling and forecasting. Every variable and the
+            predictive of every modality are given there too (`pi_vae.data.with_dates`).
+        refine: sample with Hamiltonian Monte Carlo in the coordinates of the guide instead of drawing from the guide
+            (`inference.refinement`): right where the guide is not, and seconds per pixel instead of milliseconds.
+        chains: of the refinement; the draws are shared out among them.
 
     Returns:
         DataTree with the groups of ArviZ: ``posterior`` (variables `(chain, draw, pixel, time)` or
-        `(chain, draw, pixel)`, residuals, global latents), ``posterior_predictive`` and ``observed_data``
-        (`(…, pixel, <modality>_time, <channel>)`), ``log_likelihood`` (`(…, pixel, <modality>_time)`),
-        ``constant_data`` (masks and geometry). Units are attributes; `row`, `column` (and `y`, `x`) locate pixels.
+        `(chain, draw, pixel)`, with phenology also ``season_peak`` and ``season_end``, residuals, global latents),
+        ``posterior_predictive`` and ``observed_data`` (`(…, pixel, <modality>_time, <channel>)`), ``log_likelihood``
+        (`(…, pixel, <modality>_time)`), ``constant_data`` (masks and geometry). Units are attributes; `row`, `column`
+        (and `y`, `x`) locate pixels.
 
     Raises:
         CubeError: the cube breaks the data contract.
-        ValueError: the draws would not fit in memory, or a pixel lies outside the cube.
+        ValueError: the draws would not fit in memory or cannot be shared out, a pixel lies outside the cube, or a date
+            cannot be read.
     """
     validate(cube)
+    if refine and (chains < 1 or draws % chains):
+        raise ValueError(f"{draws} draws cannot be shared out among {chains} chains: give a multiple of the chains.")
+    if times is not None:
+        cube = with_dates(cube, times)
     model = run.model
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
     rows, columns = _choose(pixels, data, seed)
@@ -51,9 +73,12 @@ def posterior(
         )
     pieces: list[xr.DataTree] = []
     with seeded(seed):
-        for chunk in torch.arange(len(rows)).split(64):
+        for chunk in torch.arange(len(rows)).split(REFINED_AT_ONCE if refine else DRAWN_AT_ONCE):
             batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
-            pieces.append(_tree(model, data, batch, draws, seed))
+            # Every chunk sees the same draws of the global latents.
+            torch.manual_seed(seed)
+            found = refined_groups(model, batch, draws, chains) if refine else groups(model, batch, draws)
+            pieces.append(_tree(model, data, batch, found, chains if refine else 1))
     tree = {
         group: xr.concat(
             [piece[group] for piece in pieces],
@@ -69,19 +94,22 @@ def posterior(
     return xr.DataTree.from_dict({group: dataset.assign_coords(location) for group, dataset in tree.items()})
 
 
-def _tree(model, data: CubeTensors, batch, draws: int, seed: int) -> dict[str, xr.Dataset]:
-    """The groups of one chunk of pixels."""
+def _tree(model, data: CubeTensors, batch, found: Iterable[Group], chains: int) -> dict[str, xr.Dataset]:
+    """The ArviZ groups of one chunk of pixels."""
     parts: dict[str, dict[str, list]] = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}}
 
     def keep(group: str, name: str, array: torch.Tensor) -> None:
         parts[group].setdefault(name, []).append(array.cpu().numpy())
 
-    # Every chunk sees the same draws of the global latents.
-    torch.manual_seed(seed)
-    for group in groups(model, batch, draws):
+    for group in found:
         size = len(group.latents.static)
-        for name, value in model.variables(group.latents).items():
-            keep("posterior", name, value if CATALOGUE[name].dynamic else value.squeeze(-1))
+        values = {
+            name: value if CATALOGUE[name].dynamic else value.squeeze(-1)
+            for name, value in model.variables(group.latents).items()
+        }
+        season = model.season.dates(values) if model.season is not None else {}
+        for name, value in (season | values).items():
+            keep("posterior", name, value)
         for site, value in group.shared.items():
             keep("posterior", f"global_{site}", value.expand(size, *value.shape))
         for name, observed in batch.modalities.items():
@@ -93,7 +121,12 @@ def _tree(model, data: CubeTensors, batch, draws: int, seed: int) -> dict[str, x
             mask = observed.mask(batch.pixels)
             score = likelihood.log_prob(observed.series(batch.pixels)).sum(-1)
             keep("log_likelihood", name, torch.where(mask, score, torch.nan))
-    joined = {g: {k: np.concatenate(v)[None] for k, v in arrays.items()} for g, arrays in parts.items()}
+
+    def chained(arrays: list[np.ndarray]) -> np.ndarray:
+        joined = np.concatenate(arrays)
+        return joined.reshape(chains, -1, *joined.shape[1:])
+
+    joined = {g: {k: chained(v) for k, v in arrays.items()} for g, arrays in parts.items()}
     return _name_dimensions(model, data, batch, joined)
 
 
@@ -106,6 +139,8 @@ def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Da
             variable = CATALOGUE[name]
             dims = (*sample, "time") if variable.dynamic else sample
             attrs = {"units": variable.unit, "long_name": variable.long_name}
+        elif name.startswith("season_"):
+            dims, attrs = sample, {"units": "day", "long_name": f"{name.replace('_', ' ')} (day of year)"}
         elif name.startswith("residual_"):
             modality = name.removeprefix("residual_")
             dims = (*sample, "time", f"{modality}_channel")

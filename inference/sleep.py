@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from inference.objective import predictive_density
-from pi_vae import Latents, PhysicsVAE
+from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch
 
 __all__ = ["calibration_loss", "dream", "recovery_loss"]
@@ -91,7 +91,7 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
         together = prior.expand([patches * REGIONS]).sample()[region]
         fresh = common.sqrt() * together + (1 - common).sqrt() * prior.expand([len(region)]).sample()
         drawn[name] = mean + (1 - memory).sqrt() * fresh
-    latents = Latents.of(drawn)
+    latents = vae.latents(drawn, batch.dates)
     modalities = {}
     for name, observed in batch.modalities.items():
         mean = vae.expected(name, latents, everywhere, shared)

@@ -30,6 +30,7 @@ from pi_vae.encoders import FusionEncoder, Sites
 from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
 from pi_vae.priors import GlobalLatents, Marginals, TemporalGP
+from pi_vae.season import SeasonalMean
 from pi_vae.variables import CATALOGUE, lookup
 
 __all__ = ["Latents", "PhysicsVAE"]
@@ -40,10 +41,10 @@ BUILT_IN = {"Optical": Optical, "Radar": Radar}
 
 @dataclass
 class Latents:
-    """Local latents of some pixels; leading dimensions are draws and pixels.
+    """Local latents of some pixels; leading dimensions are draws and pixels. Made by `PhysicsVAE.latents`.
 
     Attributes:
-        dynamic: `[..., V, T]` standard-normal latents of the dynamic variables.
+        dynamic: `[..., V, T]` latents of the dynamic variables on the standard-normal scale, with the season's mean.
         static: `[..., S]` of the static variables.
         residual: modality -> `[..., K, T]`.
     """
@@ -51,12 +52,6 @@ class Latents:
     dynamic: Tensor
     static: Tensor
     residual: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, drawn: Mapping[str, Tensor]) -> Latents:
-        """Latents from draws by site name: ``"dynamic"``, ``"static"``, ``"residual_<modality>"``."""
-        residual = {k.removeprefix("residual_"): r for k, r in drawn.items() if k.startswith("residual_")}
-        return cls(drawn["dynamic"], drawn["static"], residual)
 
 
 class PhysicsVAE(nn.Module):
@@ -68,6 +63,11 @@ class PhysicsVAE(nn.Module):
         lengthscale: prior median of their lengthscales in days, one for all or variable -> days.
         width: features of the encoder.
         layers: its attention layers.
+        phenology: seasons per year, 0, 1 or 2, that leaf area follows (`pi_vae.season`); with 0 it has no expected
+            course.
+
+    Raises:
+        ValueError: no modality reads leaf area, yet it shall follow a season; or another number of seasons.
 
     Example:
         >>> from pi_vae import Optical, PhysicsVAE, Radar
@@ -83,11 +83,17 @@ class PhysicsVAE(nn.Module):
         lengthscale: float | Mapping[str, float] | None = None,
         width: int = 64,
         layers: int = 2,
+        phenology: int = 0,
     ) -> None:
         super().__init__()
         self.modalities = nn.ModuleDict(modalities if modalities is not None else {"s2": Optical(), "s1": Radar()})
         needed = {name for modality in self.modalities.values() for name in modality.variables}
         lookup(needed)
+        self.season = SeasonalMean(phenology) if phenology else None
+        if self.season is not None:
+            if "lai" not in needed:
+                raise ValueError("No modality reads 'lai', whose season phenology describes: set phenology=0.")
+            needed |= set(self.season.variables)
         variables = [v for v in CATALOGUE.values() if v.name in needed]
         self.dynamic = tuple(v.name for v in variables if v.dynamic)
         self.static = tuple(v.name for v in variables if not v.dynamic)
@@ -108,7 +114,7 @@ class PhysicsVAE(nn.Module):
             layers=layers,
         )
         self.kl_weight = 1.0  # lowered by `fit` while it warms up
-        self._width, self._layers = width, layers
+        self._width, self._layers, self._phenology = width, layers, phenology
 
     @property
     def settings(self) -> dict:
@@ -126,6 +132,7 @@ class PhysicsVAE(nn.Module):
             "lengthscale": dict(zip(self.dynamic, self.lengthscale.prior_loc.exp().tolist(), strict=True)),
             "width": self._width,
             "layers": self._layers,
+            "phenology": self._phenology,
         }
 
     @classmethod
@@ -145,7 +152,8 @@ class PhysicsVAE(nn.Module):
             modalities[name] = BUILT_IN[kind](**arguments)
             modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
         temporal = TemporalGP(settings["kernel"])
-        return cls(modalities, temporal, settings["lengthscale"], settings["width"], settings["layers"])
+        options = {name: settings[name] for name in ("lengthscale", "width", "layers", "phenology")}
+        return cls(modalities, temporal, **options)
 
     def model(self, batch: Batch) -> None:
         """Generative program; observes the seen observations of the batch's pixels."""
@@ -155,7 +163,7 @@ class PhysicsVAE(nn.Module):
             priors = self.priors(batch.dates, shared)
             with poutine.scale(scale=self.kl_weight):
                 drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
-            latents = Latents.of(drawn)
+            latents = self.latents(drawn, batch.dates)
             for name, observed in batch.modalities.items():
                 if name not in self.modalities:
                     continue
@@ -195,10 +203,22 @@ class PhysicsVAE(nn.Module):
                 priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds)
         return priors
 
-    @staticmethod
-    def latents(drawn: Mapping[str, Tensor]) -> Latents:
-        """Latents from draws by site name."""
-        return Latents.of(drawn)
+    def latents(self, drawn: Mapping[str, Tensor], dates: Tensor) -> Latents:
+        """Latents from draws by site name: ``"dynamic"``, ``"static"``, ``"residual_<modality>"``.
+
+        Args:
+            drawn: draws `[..., V, T]`, `[..., S]` and `[..., K, T]`.
+            dates: `[T]` union dates.
+        """
+        dynamic = drawn["dynamic"]
+        if self.season is not None:
+            static = self._static_values(drawn["static"])
+            leaf = self.dynamic.index("lai")
+            row = self.season(static, dates, dynamic[..., leaf, :])
+            before, after = dynamic[..., :leaf, :], dynamic[..., leaf + 1 :, :]
+            dynamic = torch.cat([before, row.unsqueeze(-2), after], -2)
+        residual = {k.removeprefix("residual_"): r for k, r in drawn.items() if k.startswith("residual_")}
+        return Latents(dynamic, drawn["static"], residual)
 
     def variables(self, latents: Latents, index: Tensor | slice = slice(None)) -> dict[str, Tensor]:
         """Physical values of latents.
@@ -211,9 +231,11 @@ class PhysicsVAE(nn.Module):
             name -> `[..., T]` (dynamic) or `[..., 1]` (static), in the units of the catalogue.
         """
         dynamic = self.dynamic_marginals(latents.dynamic[..., index], dim=-2).unbind(-2)
-        static = self.static_marginals(latents.static).unbind(-1)
         values = dict(zip(self.dynamic, dynamic, strict=True))
-        return values | {name: value.unsqueeze(-1) for name, value in zip(self.static, static, strict=True)}
+        return values | {name: value.unsqueeze(-1) for name, value in self._static_values(latents.static).items()}
+
+    def _static_values(self, static: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.static, self.static_marginals(static).unbind(-1), strict=True))
 
     def expected(
         self, name: str, latents: Latents, batch: Batch, shared: Mapping[str, Tensor], residual: bool = True

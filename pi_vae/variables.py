@@ -10,6 +10,8 @@ Sources
     Feret: Feret et al. (2017), PROSPECT-D, Remote Sensing of Environment 193, 204-215, table 1 (measured ranges).
     Feret21: Feret et al. (2021), PROSPECT-PRO, Remote Sensing of Environment 252, 112173 (measured ranges).
     Jackson: Jackson et al. (2004), Remote Sensing of Environment 92, 475-482 (maize to 5, soybean to 2 kg m-2).
+    Beck: Beck et al. (2006), Remote Sensing of Environment 100, 321-334 (form of a season); the priors are wide, for
+        mid-latitudes of the north: a season of 20 days to eleven months that starts about the end of April.
     Oh: Oh (2004), IEEE Geoscience and Remote Sensing Letters 1, 309-313 (range of validity).
 """
 
@@ -95,6 +97,24 @@ CATALOGUE: dict[str, Variable] = {
                  "vegetation water content", "Jackson"),
         Variable("roughness", "s", "cm", 0.3, 5.0, 1.5, 1.0, False, _S1,
                  "soil rms height", "Oh (0.13 < ks < 6.98)"),
+        Variable("season_base", "L_0", "m2 m-2", 0.0, 4.0, 0.3, 0.5, False, _BOTH,
+                 "leaf area index out of season", "Beck"),
+        Variable("season_amplitude", "A", "m2 m-2", 0.0, 9.0, 3.0, 2.0, False, _BOTH,
+                 "leaf area index added by the season", "Beck"),
+        Variable("season_start", "t_s", "day", -90.0, 365.0, 115.0, 50.0, False, _BOTH,
+                 "start of season (day of year)", "Beck"),
+        Variable("season_length", "t_e - t_s", "day", 20.0, 330.0, 120.0, 60.0, False, _BOTH,
+                 "length of season", "Beck"),
+        Variable("season_rise", "r_u", "day-1", 0.02, 0.4, 0.08, 0.06, False, _BOTH,
+                 "rate of green-up", "Beck"),
+        Variable("season_fall", "r_d", "day-1", 0.02, 0.4, 0.08, 0.06, False, _BOTH,
+                 "rate of senescence", "Beck"),
+        Variable("season_pause_2", "p_2", "day", 0.0, 200.0, 30.0, 40.0, False, _BOTH,
+                 "pause before the second season", "Beck"),
+        Variable("season_amplitude_2", "A_2", "m2 m-2", 0.0, 9.0, 0.0, 2.0, False, _BOTH,
+                 "leaf area index added by the second season", "Beck"),
+        Variable("season_length_2", "d_2", "day", 20.0, 200.0, 80.0, 40.0, False, _BOTH,
+                 "length of the second season", "Beck"),
     )
 }  # fmt: skip
 

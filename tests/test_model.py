@@ -179,7 +179,8 @@ def test_the_mean_of_the_likelihood_is_the_operator_plus_the_loaded_residual(bui
         torch.manual_seed(0)
         shared = model.draw_globals("prior")
         n = len(batch.pixels)
-        latents = model.latents({k: p.expand([n]).rsample() for k, p in model.priors(batch.dates, shared).items()})
+        drawn = {k: p.expand([n]).rsample() for k, p in model.priors(batch.dates, shared).items()}
+        latents = model.latents(drawn, batch.dates)
         values = model.variables(latents)
         for name, observed in batch.modalities.items():
             modality = model.modalities[name]
@@ -203,9 +204,8 @@ def test_optical_and_radar_read_the_same_leaf_area_and_soil_moisture(build, simu
     with torch.no_grad():
         shared = model.draw_globals("prior")
         n, dates = len(batch.pixels), len(batch.dates)
-        latents = model.latents(
-            {"dynamic": torch.zeros(n, len(model.dynamic), dates), "static": torch.zeros(n, len(model.static))}
-        )
+        none = {"dynamic": torch.zeros(n, len(model.dynamic), dates), "static": torch.zeros(n, len(model.static))}
+        latents = model.latents(none, batch.dates)
         before = {m: model.expected(m, latents, batch, shared) for m in batch.modalities}
         for variable in ("lai", "soil_moisture"):
             moved = latents.dynamic.clone()

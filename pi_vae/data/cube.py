@@ -196,7 +196,7 @@ def _missing_angles(name: str, dataset: xr.Dataset, times: np.ndarray) -> dict[s
         else {"incidence": sentinel1.NOMINAL_INCIDENCE}
     )
     if name in OPTICAL_NODES and "sza" not in dataset:
-        zenith, _ = sentinel2.sun_angles(times, *_centre(name, dataset))
+        zenith, _ = sentinel2.sun_angles(times, *centre(name, dataset))
         new["sza"] = (zenith, "computed with pvlib from the date and the centre of the cube")
     for angle, value in nominal.items():
         if angle not in dataset:
@@ -204,7 +204,7 @@ def _missing_angles(name: str, dataset: xr.Dataset, times: np.ndarray) -> dict[s
     return new
 
 
-def _centre(name: str, dataset: xr.Dataset) -> tuple[float, float]:
+def centre(name: str, dataset: xr.Dataset) -> tuple[float, float]:
     """Longitude and latitude of the centre of the node in degrees."""
     crs = _crs(name, dataset)
     if crs is None or not {"x", "y"} <= set(dataset.coords):

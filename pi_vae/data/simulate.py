@@ -101,7 +101,8 @@ def pattern(
 
 def _fields(model, batch, sites, shared) -> dict[str, torch.Tensor]:
     """Physical variables `[pixel, T]` or `[pixel]` and residual contributions `[pixel, T, C]` of a tile."""
-    latents = model.latents({name: site["value"] for name, site in sites.items() if site["type"] == "sample"})
+    drawn = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
+    latents = model.latents(drawn, batch.dates)
     fields = {}
     for name, value in model.variables(latents).items():
         fields[name] = value if CATALOGUE[name].dynamic else value.squeeze(-1)

@@ -218,8 +218,12 @@ class SitePosterior(TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size = SCALAR) -> Tensor:
         """`[*sample, *batch, V, T]` reparametrised draws, correlated in time."""
-        noise = self._noise(sample_shape)
-        return (self.factor @ (self._centre(noise) + noise).unsqueeze(-1)).squeeze(-1)
+        return self.transport(self._standard(sample_shape))
+
+    def transport(self, noise: Tensor) -> Tensor:
+        """The draw that standard normal noise `[*sample, *batch, V, T]` makes: affine, one to one."""
+        spread = self._spread(noise)
+        return (self.factor @ (self._centre(spread) + spread).unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`[*batch]` log density of `[*batch, V, T]` values."""
@@ -240,13 +244,15 @@ class SitePosterior(TorchDistribution):
         identity = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
         inverse = torch.linalg.solve_triangular(self.cholesky, identity.expand_as(self.cholesky), upper=False)
         trace = inverse.square().sum((-3, -2, -1))
-        centre = self.white_mean if self.coupling is None else self._centre(self._noise())
+        centre = self.white_mean if self.coupling is None else self._centre(self._spread(self._standard()))
         quadratic = centre.square().sum((-2, -1))
         return 0.5 * (trace + quadratic - self.event_shape.numel()) + _log_diagonal(self.cholesky)
 
-    def _noise(self, sample_shape: torch.Size = SCALAR) -> Tensor:
+    def _standard(self, sample_shape: torch.Size = SCALAR) -> Tensor:
+        return torch.randn(self._extended_shape(sample_shape), dtype=self.factor.dtype, device=self.factor.device)
+
+    def _spread(self, noise: Tensor) -> Tensor:
         """`[*sample, *batch, V, T]` whitened draws less their means, given what the sites lean on."""
-        noise = torch.randn(self._extended_shape(sample_shape), dtype=self.factor.dtype, device=self.factor.device)
         return torch.linalg.solve_triangular(self.cholesky.transpose(-1, -2), noise.unsqueeze(-1), upper=True).squeeze(
             -1
         )

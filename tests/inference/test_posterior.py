@@ -153,3 +153,29 @@ def test_a_cube_that_breaks_the_contract_is_refused(run, simulated):
     cube["s1"].dataset = cube["s1"].to_dataset().sortby("time", ascending=False)
     with pytest.raises(CubeError, match="Unsorted dates in node 's1'"):
         posterior(run, cube, draws=2, pixels=2)
+
+
+def test_dates_that_nobody_observed_are_answered_and_change_nothing_else(run, simulated):
+    asked = np.array(["2021-04-01", "2022-03-01"], "datetime64[ns]")
+    plain, longer = (posterior(run, simulated, draws=400, pixels=[(4, 5)], seed=3, times=t) for t in (None, asked))
+    before, after = plain["posterior"]["lai"], longer["posterior"]["lai"]
+    assert set(after.time.values) == {*before.time.values, *asked}
+    for name in ("s2", "s1"):
+        there = {f"{name}_time": asked}
+        assert np.isfinite(longer["posterior_predictive"][name].sel(there)).all()
+        assert not longer["constant_data"][f"{name}_seen"].sel(there).any()
+    mean, spread = before.mean(("chain", "draw")), before.std(("chain", "draw"))
+    moved = after.sel(time=before.time).mean(("chain", "draw")) - mean
+    assert float(abs(moved / spread).max()) < 0.3  # of other draws
+
+
+def test_uncertainty_grows_away_from_the_data(run, simulated):
+    last = simulated["s1"].time.values.max()
+    ahead = last + np.array([5, 30, 120]).astype("timedelta64[D]")
+    tree = posterior(run, simulated, draws=1500, pixels=[(4, 5), (6, 2), (8, 3)], seed=3, times=ahead)
+    drawn = tree["posterior"]["lai"].sel(time=ahead).values.astype(float)
+    latent = stats.norm.ppf(np.clip(_prior("lai").cdf(drawn), 1e-6, 1 - 1e-6))
+    spread = latent.std(axis=(0, 1)).mean(0)  # [date]
+    assert (np.diff(spread) > 0).all() and spread[-1] < 1.05
+    there = tree["posterior"]["lai"].sel(time=last).values.astype(float)
+    assert spread[0] > stats.norm.ppf(np.clip(_prior("lai").cdf(there), 1e-6, 1 - 1e-6)).std(axis=(0, 1)).mean()

@@ -1,0 +1,89 @@
+"""`with_dates`: a cube that also asks for dates at which nobody looked, to fill gaps and to forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from pi_vae.data import sentinel2
+from pi_vae.data.cube import MODALITY_NODES, OPTICAL_NODES, CubeError, centre
+
+__all__ = ["with_dates"]
+
+OWN = ("platform", "orbit_pass", "relative_orbit")
+
+
+def with_dates(cube: xr.DataTree, times: Sequence | np.ndarray) -> xr.DataTree:
+    """Add dates without observation to every modality of a cube.
+
+    A model then has latents there, given by all other dates, and can say what each sensor would see. The geometry of
+    a new date is that of the nearest image, except for the sun, which is computed where the place of the cube is known,
+    at the usual time of day.
+
+    Args:
+        cube: a valid cube.
+        times: dates, anything that numpy reads as datetime64, in any order; those that a modality has already are left
+            as they are.
+
+    Returns:
+        A new cube; the observations are those of the old one.
+
+    Raises:
+        ValueError: ``times`` is empty, holds NaT or cannot be read as dates.
+
+    Example:
+        >>> from pi_vae.data import pattern
+        >>> cube = with_dates(pattern(size=2), ["2021-06-01", "2022-01-10"])
+        >>> bool(cube["s2"].valid.sel(time="2022-01-10").any())
+        False
+    """
+    try:
+        asked = np.unique(np.atleast_1d(np.asarray(times, dtype="datetime64[ns]")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"times cannot be read as dates ({error}): give them as '2021-06-01' or datetime64."
+        ) from error
+    if not asked.size or np.isnat(asked).any():
+        raise ValueError("times is empty or holds NaT: give at least one date, and only dates.")
+    nodes = {name: node.to_dataset() for name, node in cube.children.items()}
+    for name in MODALITY_NODES:
+        if name in nodes:
+            nodes[name] = _extended(name, nodes[name], asked)
+    return xr.DataTree.from_dict({"/": cube.to_dataset(), **nodes})
+
+
+def _extended(name: str, node: xr.Dataset, asked: np.ndarray) -> xr.Dataset:
+    old = node.time.values
+    new = np.setdiff1d(asked, old)
+    if not new.size:
+        return node
+    both = np.union1d(old, new)
+    angles = (*sentinel2.ANGLES, "incidence", *OWN)
+    nearest = [v for v in node.data_vars if v in angles and "time" in node[v].dims]
+    fill = {v: False for v in ("valid", "withheld") if v in node}
+    attrs = {v: node[v].attrs for v in node.variables}
+    extended = node.drop_vars(nearest).reindex(time=both, fill_value={**fill, "reflectance": np.nan})
+    extended = extended.assign({v: node[v].reindex(time=both, method="nearest") for v in nearest})
+    if name in OPTICAL_NODES and "sza" in nearest:
+        extended["sza"] = _sun(name, extended, np.isin(both, new), old)
+    for variable, meaning in attrs.items():
+        extended[variable].attrs.update(meaning)
+    return extended
+
+
+def _sun(name: str, node: xr.Dataset, is_new: np.ndarray, old: np.ndarray) -> xr.DataArray:
+    """Sun zenith with the new dates computed, where the place is known."""
+    try:
+        place = centre(name, node)
+    except CubeError:
+        return node["sza"]
+    day = np.timedelta64(1, "D")
+    usual = np.median((old - old.astype("datetime64[D]")) / day)
+    moments = node.time.values.astype("datetime64[D]").astype("datetime64[ns]") + (
+        usual * day.astype("timedelta64[ns]")
+    )
+    zenith, _ = sentinel2.sun_angles(moments, *place)
+    computed = xr.DataArray(np.minimum(zenith, 89.0), dims="time")
+    return node["sza"].where(xr.DataArray(~is_new, dims="time"), computed).astype(np.float32)
