@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -128,7 +127,14 @@ class WhitenedPosterior:
         return total
 
     def normal_equations(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Curvature `[pixel, D, D]` (Gauss-Newton, weights of the Student-t) and gradient `[pixel, D]` of `log_prob`."""
+        """Curvature and gradient of `log_prob`.
+
+        Args:
+            w: `[pixel, D]`.
+
+        Returns:
+            `[pixel, D, D]`, by Gauss-Newton with the weights of the Student-t (positive definite), and `[pixel, D]`.
+        """
         curvature = torch.eye(self.size).expand(self.pixels, -1, -1)
         gradient = -w
         for name, seen in self.batch.modalities.items():
