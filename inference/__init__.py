@@ -4,6 +4,7 @@ from inference.discovery import Template, couple, discover
 from inference.evaluation import withheld_scores
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
+from inference.reference import reference
 from inference.training import Run, fit, load
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "load",
     "posterior",
     "predict",
+    "reference",
     "withheld_scores",
 ]

@@ -1,0 +1,71 @@
+"""Figures of calibration: coverage curves, and the ECDF of PIT values within its simultaneous band.
+
+As in `inference.plots`, every function returns a `matplotlib.figure.Figure` made without pyplot. The band is that of
+Säilynoja et al. (2022, Statistics and Computing 32), by `arviz_stats.ecdf_utils.ecdf_pit`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from arviz_stats.ecdf_utils import ecdf_pit
+from matplotlib.figure import Figure
+
+__all__ = ["coverage_curves", "rank_ecdf"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000")
+
+
+def coverage_curves(table: xr.Dataset) -> Figure:
+    """Empirical against nominal coverage of every variable, with two standard errors.
+
+    Args:
+        table: what `coverage` returns.
+
+    Returns:
+        The figure; above the diagonal intervals are too wide, below it too narrow.
+    """
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+    levels = table["level"].values
+    for i, name in enumerate(table["variable"].values):
+        share, error = (table[key].sel(variable=name).values for key in ("coverage", "standard_error"))
+        colour = COLOURS[i % len(COLOURS)]
+        axes.fill_between(levels, share - 2 * error, share + 2 * error, color=colour, alpha=0.15, lw=0)
+        axes.plot(levels, share, color=colour, lw=1.4, marker=".", label=str(name))
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal level", ylabel="share of known values inside")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def rank_ecdf(result: xr.Dataset, level: float = 0.95, simulations: int = 1000) -> Figure:
+    """ECDF of the PIT values less that of a uniform variable, one panel a variable.
+
+    Args:
+        result: what `simulation_based_calibration` returns.
+        level: of the simultaneous band.
+        simulations: that the band is found by.
+
+    Returns:
+        The figure; a curve that leaves the band is not uniform. An S from above to below the line is a posterior that
+        is too narrow, the reverse one that is too wide.
+    """
+    names = result["variable"].values
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+    for axes, name in zip(panels, names, strict=False):
+        places = result["pit"].sel(variable=name).values
+        places = places[np.isfinite(places)]
+        at, ecdf, low, high = ecdf_pit(places, level, simulations, rng=np.random.default_rng(0))
+        axes.fill_between(at, low - at, high - at, color="0.85", lw=0)
+        inside = bool(result["calibrated"].sel(variable=name))
+        axes.plot(at, ecdf - at, color=COLOURS[0] if inside else COLOURS[1], lw=1.2)
+        axes.set_title(f"{name}, p = {float(result['p_holm'].sel(variable=name)):.2g}", fontsize=9)
+    for axes in panels[len(names) :]:
+        axes.remove()
+    figure.supxlabel("PIT value", fontsize=9)
+    figure.supylabel("ECDF less uniform", fontsize=9)
+    return figure
