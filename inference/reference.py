@@ -114,7 +114,7 @@ class WhitenedPosterior:
         parts = dict(zip(self.sizes, w.split(list(self.sizes.values()), -1), strict=True))
         for site, factor in self.factors.items():
             parts[site] = (factor @ parts[site].unflatten(-1, factor.shape[:2]).unsqueeze(-1)).squeeze(-1)
-        return Latents.of(parts)
+        return self.model.latents(parts, self.batch.dates)
 
     def log_prob(self, w: Tensor) -> Tensor:
         """`[..., pixel]` log posterior density of `[..., pixel, D]`, up to a constant."""

@@ -152,7 +152,8 @@ class PhysicsVAE(nn.Module):
             modalities[name] = BUILT_IN[kind](**arguments)
             modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
         temporal = TemporalGP(settings["kernel"])
-        options = {name: settings[name] for name in ("lengthscale", "width", "layers", "phenology")}
+        options = {name: settings[name] for name in ("lengthscale", "width", "layers")}
+        options["phenology"] = settings.get("phenology", 0)  # runs of version 0.1 have none
         return cls(modalities, temporal, **options)
 
     def model(self, batch: Batch) -> None:

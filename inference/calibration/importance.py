@@ -28,7 +28,7 @@ from torch import Tensor
 from inference.draws import seeded
 from inference.posterior import _choose, _location
 from inference.training import Run
-from pi_vae import Latents, PhysicsVAE
+from pi_vae import PhysicsVAE
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch, CubeTensors
 from pi_vae.variables import CATALOGUE
@@ -100,7 +100,7 @@ def refine(
         index = torch.from_numpy(_systematic(weights, draws, rng))
         columns = torch.arange(index.shape[1])
         chosen = {site: value[index, columns] for site, value in drawn.items()}
-        for name, value in model.variables(Latents.of(chosen)).items():
+        for name, value in model.variables(model.latents(chosen, batch.dates)).items():
             kept.setdefault(name, []).append((value if CATALOGUE[name].dynamic else value.squeeze(-1)).numpy())
         stats.append((khat, effective))
     location, times = _places(run, cube, pixels, seed)
@@ -131,7 +131,7 @@ def log_joint(model: PhysicsVAE, batch: Batch, drawn: Mapping[str, Tensor], shar
         `[*draws, pixel]` in nats; the priors of the global latents are not part of it.
     """
     total = sum(prior.log_prob(drawn[site]) for site, prior in model.priors(batch.dates, shared).items())
-    latents = Latents.of(drawn)
+    latents = model.latents(drawn, batch.dates)
     for name, observations in batch.modalities.items():
         mean = model.expected(name, latents, batch, shared)
         likelihood = model.modalities[name].likelihood(mean, shared[f"{name}_noise"])
