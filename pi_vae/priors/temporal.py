@@ -31,7 +31,7 @@ Example:
     >>> posterior.mean.round(decimals=2)
     tensor([[0.8000, 0.7600, 0.0100]])
     >>> posterior.at(torch.tensor([5.0])).variance.round(decimals=2)  # with a new date
-    tensor([[0.2000, 0.2400, 1.0000, 0.2200]])
+    tensor([[0.2000, 0.2700, 1.0000, 0.2200]])
 """
 
 from __future__ import annotations

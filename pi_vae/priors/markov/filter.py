@@ -38,13 +38,14 @@ class Filter:
         loss = move.nothing(precision[0])
         for t, weight in enumerate(precision):
             if t:
-                loss = move.spread(add_outer(loss, [g * x for x in p], p), t)
+                loss = move.spread(loss, t)
             p = [c - move.head(row) for c, row in zip(self.column, loss, strict=True)]
             v = move.head(p) + self.nugget
             q = torch.addcmul(torch.ones_like(v), weight, v)
             g = weight / q
             for values, value in ((found.p, p), (found.g, g), (found.q, q), (found.v, v)):
                 values.append(value)
+            loss = add_outer(loss, [g * x for x in p], p)
         return found
 
     def of(self, v: int) -> Filter:
