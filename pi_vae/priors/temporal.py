@@ -51,8 +51,8 @@ __all__ = ["TemporalGP"]
 
 BACKENDS = ("auto", "dense", "eigen", "kalman")
 NUGGET = 1e-5
-#: Dates from which each pays, measured by benchmarks/temporal.py.
-KALMAN_FROM, EIGEN_FROM = 16, 32
+SHORT = 16  # fewer dates than this: dense, measured by benchmarks/temporal.py as the share below
+EIGEN_SHARE = 0.75
 
 
 class TemporalGP(nn.Module):
@@ -61,9 +61,9 @@ class TemporalGP(nn.Module):
     Args:
         kernel: ``"matern32"`` (default: rough enough for mowing, smooth enough for growth), another factor, or sums and
             products of them such as ``"0.7 * matern32 + 0.3 * periodic"``, see `pi_vae.priors.kernels`.
-        backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: Kalman for Matern kernels and their sums from
-            16 dates; eigenfeatures for other kernels from 32 dates, if at most a third as many features suffice; dense
-            otherwise.
+        backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: dense below 16 dates; from there Kalman for
+            Matern kernels and their sums, and for other kernels eigenfeatures if there are at most three quarters as
+            many as dates, else dense.
         loss: variance that eigenfeatures may lose on average over the dates, by default no more than the nugget.
 
     Raises:
@@ -130,13 +130,14 @@ class TemporalGP(nn.Module):
 
     def _gram(self, backend: str, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> Covariance:
         dtype, filters = lengthscale.dtype, self.kernel.filters
-        if backend == "kalman" or (backend == "auto" and filters is not None and len(dates) >= KALMAN_FROM):
+        auto = backend == "auto" and len(dates) >= SHORT
+        if backend == "kalman" or (auto and filters is not None):
             weights = [weight for weight, _ in self.kernel.terms]
             return StateSpace(filters, weights, dates, lengthscale, _share(static_odds), NUGGET, dtype)
         covariance = self.covariance(dates, dates, lengthscale, static_odds)
-        if backend == "eigen" or (backend == "auto" and filters is None and len(dates) >= EIGEN_FROM):
+        if backend == "eigen" or auto:
             gram = Eigen(covariance, NUGGET, self.loss, dtype)
-            if backend == "eigen" or 3 * gram.rank <= len(dates):
+            if backend == "eigen" or gram.rank <= EIGEN_SHARE * len(dates):
                 return gram
         # Factorised in float64: T x T per variable is small beside everything that is done per pixel.
         return Dense(torch.linalg.cholesky(covariance + NUGGET * _identity(covariance)).to(dtype))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import State
-from pi_vae.priors.markov.filter import Filter, add_heads, slices, summed
+from pi_vae.priors.markov.filter import Filter, add_heads, dot, slices, summed
 
 __all__ = ["Smooth"]
 
@@ -44,25 +44,24 @@ def _smooth(filtered: Filter, weighted: Tensor) -> tuple[Tensor, Tensor]:
     mean, weights = torch.empty_like(weighted), torch.empty_like(weighted)
     for part, own, gains in filtered.parts(weighted):
         precision = filtered.precision[..., own].unbind(0)
-        given = weighted[..., part].unbind(0)
+        given, means, leans = (x[..., part].unbind(0) for x in (weighted, mean, weights))
+        # Forth: what was expected and how far the site lies from it wait where mean and weight will be.
         state = [torch.zeros_like(given[0])] * move.size
-        expected, surprise = [], []
         for t, site in enumerate(given):
             if t:
                 state = move.move(state, t)
-            expected.append(move.head(state))
-            surprise.append(torch.addcmul(site, precision[t], expected[t], value=-1.0) / gains.q[t])
-            state = [torch.addcmul(x, p, surprise[t]) for x, p in zip(state, gains.p[t], strict=True)]
+            expected = move.head(state)
+            surprise = torch.addcmul(site, precision[t], expected, value=-1.0).div_(gains.q[t])
+            state = [torch.addcmul(x, p, surprise) for x, p in zip(state, gains.p[t], strict=True)]
+            means[t].copy_(expected)
+            leans[t].copy_(surprise)
         r = [torch.zeros_like(given[0])] * move.size
         for t in reversed(range(len(given))):
-            ahead = gains.p[t][0] * r[0]
-            for p, later in zip(gains.p[t][1:], r[1:], strict=True):
-                ahead = torch.addcmul(ahead, p, later)
-            weight = torch.addcmul(surprise[t], gains.g[t], ahead, value=-1.0)
-            weights[t, ..., part] = weight
-            mean[t, ..., part] = torch.addcmul(expected[t].add_(ahead), weight, gains.v[t])
+            ahead = dot(gains.p[t], r)
+            leans[t].addcmul_(gains.g[t], ahead, value=-1.0)
+            means[t].add_(ahead).addcmul_(leans[t], gains.v[t])
             if t:
-                r = move.back(add_heads(move, r, weight), t)
+                r = move.back(add_heads(move, r, leans[t]), t)
     return mean, weights
 
 
