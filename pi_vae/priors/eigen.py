@@ -68,7 +68,7 @@ class Eigen:
     @property
     def log_det(self) -> Tensor:
         """`[V]` its log determinant."""
-        return self._certain.log_det + self.noise.log().sum(-1)
+        return self._certain.log_det_of_features + self.noise.log().sum(-1)
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of N(0, K)."""
@@ -104,7 +104,12 @@ class EigenGiven:
 
     def __init__(self, prior: Eigen, precision: Tensor, seen: Tensor) -> None:
         self.prior, self.precision, self.seen = prior, precision, seen
-        inner = torch.einsum("vtp,...vt->...vp", prior.pairs, seen).unflatten(-1, (prior.rank, prior.rank))
+        # Products of features serve all series in one matrix product; for few series they would be the larger part.
+        self.many = seen[..., 0, 0].numel() >= prior.rank
+        if self.many:
+            inner = torch.einsum("vtp,...vt->...vp", prior.pairs, seen).unflatten(-1, (prior.rank, prior.rank))
+        else:
+            inner = prior.features.mT @ (seen.unsqueeze(-1) * prior.features)
         identity = torch.eye(prior.rank, dtype=prior.dtype, device=prior.device)
         self.cholesky = torch.linalg.cholesky(identity + inner)
 
@@ -144,8 +149,12 @@ class EigenGiven:
     @property
     def log_det(self) -> Tensor:
         """`[*batch, V]`: log|I + K Lambda|."""
-        noise = torch.log1p(self.prior.noise * self.precision) if self.seen is not self.precision else 0 * self.seen
-        return 2 * self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1) + noise.sum(-1)
+        return self.log_det_of_features + torch.log1p(self.prior.noise * self.precision).sum(-1)
+
+    @property
+    def log_det_of_features(self) -> Tensor:
+        """`[*batch, V]`: log|P|."""
+        return 2 * self.cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     @property
     def reduction(self) -> Tensor:
@@ -162,8 +171,11 @@ class EigenGiven:
     @property
     def variance(self) -> Tensor:
         """`[*batch, V, T]` its diagonal."""
-        inverse = torch.cholesky_inverse(self.cholesky).flatten(-2)
-        features = torch.einsum("vtp,...vp->...vt", self.prior.pairs, inverse)
+        inverse = torch.cholesky_inverse(self.cholesky)
+        if self.many:
+            features = torch.einsum("vtp,...vp->...vt", self.prior.pairs, inverse.flatten(-2))
+        else:
+            features = ((self.prior.features @ inverse) * self.prior.features).sum(-1)
         return self._kept.square() * features + self.prior.noise * self._kept
 
     @property

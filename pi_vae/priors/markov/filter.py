@@ -14,6 +14,7 @@ from pi_vae.priors.markov.cascade import Matrix, State, Transitions
 __all__ = ["Filter", "Gains", "add_heads", "add_outer", "dot", "slices", "summed"]
 
 AT_ONCE = 8192  # series; a component of the state is then 64 kB
+FEWEST = 64  # of each variable and draw
 
 
 class Filter:
@@ -81,7 +82,7 @@ def slices(series: Tensor) -> list[slice]:
     """Parts of the last dimension that are worked on at once: all on an accelerator, what the cache holds otherwise."""
     count = series.shape[-1]
     across = max(series[0, ..., 0].numel(), 1) if series.dim() < 5 else series[0, 0, ..., 0].numel()
-    width = max(AT_ONCE // across, 64) if series.device.type == "cpu" else count
+    width = max(AT_ONCE // across, FEWEST) if series.device.type == "cpu" else count
     return [slice(start, min(start + width, count)) for start in range(0, count, width)]
 
 
