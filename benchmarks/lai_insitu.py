@@ -54,7 +54,7 @@ from scipy.stats import qmc
 from inference import fit, posterior
 from inference.calibration import coverage
 from inference.draws import seeded
-from inference.reference import WhitenedPosterior
+from inference.refinement import WhitenedPosterior
 from pi_vae import Optical, PhysicsVAE
 from pi_vae.data.batches import CubeTensors
 from pi_vae.data.cube import complete

@@ -4,7 +4,6 @@ from inference.discovery import Template, couple, discover
 from inference.evaluation import withheld_scores
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
-from inference.reference import reference
 from inference.training import Run, fit, load
 
 __all__ = [
@@ -17,6 +16,5 @@ __all__ = [
     "load",
     "posterior",
     "predict",
-    "reference",
     "withheld_scores",
 ]

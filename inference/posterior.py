@@ -41,8 +41,8 @@ def posterior(
         seed: of the draws and of the choice of pixels.
         times: dates to add, observed or not, past or future: gap filling and forecasting. Every variable and the
             predictive of every modality are given there too (`pi_vae.data.with_dates`).
-        refine: sample with Hamiltonian Monte Carlo in the coordinates of the guide instead of drawing from the guide
-            (`inference.refinement`): right where the guide is not, and seconds per pixel instead of milliseconds.
+        refine: sample by Hamiltonian Monte Carlo instead of drawing from the guide (`inference.refinement`): right
+            where the guide is not, and seconds per pixel instead of milliseconds.
         chains: of the refinement; the draws are shared out among them.
 
     Returns:

@@ -1,31 +1,36 @@
-r"""Refinement of the guide for some pixels: Hamiltonian Monte Carlo in the coordinates of the guide.
+r"""Refinement of the posterior for some pixels: Hamiltonian Monte Carlo, whatever the guide says.
 
-The guide answers at once, for every pixel, with Gaussians. Where exact draws are wanted, the guide becomes the map: the
-chain of `pi_vae.chain` turns standard normal noise :math:`\epsilon` into latents, :math:`z = T(\epsilon)`, with a
-constant Jacobian, and the chain runs over
+The guide answers at once, for every pixel, with Gaussians. Where exact draws are wanted, and to see how far to trust
+the guide, chains run on the model itself. Given the global latents pixels are independent: all of them move at once,
+each with its own step size, masses and acceptance (Neal 2011, MCMC using Hamiltonian dynamics; step sizes by dual
+averaging, masses from the first draws: Hoffman & Gelman 2014, JMLR 15, section 3.2).
 
-.. math:: \log \pi(\epsilon) = \log p(z, y) + const, \qquad z = T(\epsilon),
+The latents of a pixel are whitened by their prior, :math:`u = L w` with :math:`w \sim N(0, I)`; a damped Gauss-Newton
+search with the weights of the Student-t finds a mode :math:`\hat w`, and with the Cholesky factor of the curvature
+there, :math:`H = C C^T`, the chain runs in
 
-which is nearly standard normal wherever the guide is nearly right (Hoffman et al. 2019, arXiv:1903.03704). Given the
-global latents pixels are independent: all of them move at once, each with its own step size and acceptance (Neal 2011,
-MCMC using Hamiltonian dynamics; step sizes by dual averaging, masses from the first draws: Hoffman & Gelman 2014, JMLR
-15, section 3.2). Every chain has its own draw of the global latents from their posterior, which stays as it is.
+.. math:: w = \hat w + C^{-T} z, \qquad H = I + A^T \Lambda A,
+
+where the posterior is nearly standard normal, so that a few leapfrog steps decorrelate (Girolami & Calderhead 2011, the
+metric held fixed). `A` are the derivatives of the expected signal. It takes some seconds a pixel and chain, and memory
+grows with the square of dates times variables: for pixels that matter, not for maps. Every chain has its own draw of
+the global latents from their posterior, which stays as it is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from inference.draws import Group
-from pi_vae import PhysicsVAE
-from pi_vae.chain import ChainPosterior
+from pi_vae import Latents, PhysicsVAE
 from pi_vae.data.batches import Batch
+from pi_vae.season import DEVIATION
 
-__all__ = ["hamiltonian", "refined_groups"]
+__all__ = ["WhitenedPosterior", "hamiltonian", "refined_groups"]
 
 ACCEPTANCE = 0.8
 LENGTH = 1.6  # of a trajectory, a quarter turn of a standard normal
@@ -42,19 +47,146 @@ def refined_groups(
         model: a fitted model.
         batch: what the encoder reads; `batch.pixels` are refined.
         draws: draws over all chains, a multiple of their number.
-        chains: number of chains, which move together.
+        chains: number of chains.
         warmup: steps of each chain that are thrown away; they set step sizes and masses.
         thin: steps of the chain per draw that is kept.
     """
     with torch.no_grad():
         sites = model.encoder(batch)
-        shared = [model.draw_globals() for _ in range(chains)]
-        posteriors = [model.posterior(sites, batch.dates, one) for one in shared]
-        density = _density(model, batch, posteriors, shared)
-        start = torch.randn(chains, len(batch.pixels), sum(_sizes(posteriors[0]).values()), device=batch.dates.device)
-        found, _ = hamiltonian(density, start, draws // chains * thin, warmup)
-        for chain, (one, posterior) in enumerate(zip(shared, posteriors, strict=True)):
-            yield Group(one, posterior, model.latents(_drawn(posterior, found[thin - 1 :: thin, chain]), batch.dates))
+        for shared in [model.draw_globals() for _ in range(chains)]:
+            target = WhitenedPosterior(model, batch, shared)
+            found, _ = target.chain(target.mode(), draws // chains, warmup, thin)
+            yield Group(shared, model.posterior(sites, batch.dates, shared), target.latents(found))
+
+
+class WhitenedPosterior:
+    """Log density of the local latents of some pixels, whitened by their prior, with what samplers ask of it.
+
+    Args:
+        model: the model.
+        batch: its `batch.pixels` and their seen observations.
+        shared: global latents by site name.
+
+    Attributes:
+        size: number `D` of whitened latents of a pixel.
+    """
+
+    def __init__(self, model: PhysicsVAE, batch: Batch, shared: Mapping[str, Tensor]) -> None:
+        self.model, self.batch, self.shared = model, batch, shared
+        priors = model.priors(batch.dates, shared)
+        self.factors = {
+            site: torch.linalg.cholesky(prior.covariance.double()).to(batch.dates.device, torch.get_default_dtype())
+            for site, prior in priors.items()
+            if site != "static"
+        }
+        self.sizes = {"static": len(model.static)} | {s: f.shape[0] * f.shape[1] for s, f in self.factors.items()}
+        self.size, self.pixels = sum(self.sizes.values()), len(batch.pixels)
+
+    def latents(self, w: Tensor) -> Latents:
+        """Latents of whitened ones `[..., D]`."""
+        parts = dict(zip(self.sizes, w.split(list(self.sizes.values()), -1), strict=True))
+        for site, factor in self.factors.items():
+            parts[site] = (factor @ parts[site].unflatten(-1, factor.shape[:2]).unsqueeze(-1)).squeeze(-1)
+        return self.model.latents(parts, self.batch.dates)
+
+    def log_prob(self, w: Tensor) -> Tensor:
+        """`[..., pixel]` log posterior density of `[..., pixel, D]`, up to a constant."""
+        latents, total = self.latents(w), -0.5 * w.square().sum(-1)
+        for name, seen in self.batch.modalities.items():
+            mean = self.model.expected(name, latents, self.batch, self.shared)
+            likelihood = self.model.modalities[name].likelihood(mean, self.shared[f"{name}_noise"])
+            score = likelihood.log_prob(seen.series(self.batch.pixels)).sum(-1)
+            total = total + torch.where(seen.mask(self.batch.pixels), score, 0.0).sum(-1)
+        return total
+
+    def normal_equations(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Curvature and gradient of `log_prob`.
+
+        Args:
+            w: `[pixel, D]`.
+
+        Returns:
+            `[pixel, D, D]`, by Gauss-Newton with the weights of the Student-t (positive definite), and `[pixel, D]`.
+        """
+        curvature = torch.eye(self.size).expand(self.pixels, -1, -1)
+        gradient = -w
+        for name, seen in self.batch.modalities.items():
+            modality = self.model.modalities[name]
+            mean, design = self._design(name, w)
+            scale, freedom = self.shared[f"{name}_noise"], modality.degrees_of_freedom
+            residual = seen.series(self.batch.pixels) - mean
+            weight = (freedom + 1) / (freedom * scale**2 + residual**2) * seen.mask(self.batch.pixels).unsqueeze(-1)
+            weighted = (design * weight.unsqueeze(-1)).flatten(1, 2)
+            curvature = curvature + weighted.transpose(1, 2) @ design.flatten(1, 2)
+            gradient = gradient + (residual.flatten(1).unsqueeze(1) @ weighted).squeeze(1)
+        return curvature, gradient
+
+    def mode(self, steps: int = 30) -> Tensor:
+        """`[pixel, D]` a mode, by damped Gauss-Newton steps from the prior medians."""
+        w = torch.zeros(self.pixels, self.size)
+        damping, score = torch.ones(self.pixels), self.log_prob(w)
+        identity = torch.eye(self.size)
+        for _ in range(steps):
+            curvature, gradient = self.normal_equations(w)[0], _with_gradient(self.log_prob, w)[1]
+            move = torch.linalg.solve(curvature + damping[:, None, None] * identity, gradient)
+            move = move * (2 / move.abs().amax(1, keepdim=True)).clamp(max=1)
+            better = self.log_prob(w + move)
+            taken = better > score
+            gain = torch.where(taken, better - score, 0.0).max()
+            w = torch.where(taken[:, None], w + move, w)
+            score = torch.where(taken, better, score)
+            damping = torch.where(taken, 0.3 * damping, 5 * damping).clamp(1e-3, 1e4)
+            if gain < 0.05 and taken.float().mean() > 0.5:
+                break
+        return w
+
+    def gaussian(self, mode: Tensor, draws: int) -> Tensor:
+        """`[draw, pixel, D]` draws of the Gaussian at a mode."""
+        factor = torch.linalg.cholesky(self.normal_equations(mode)[0]).transpose(1, 2)
+        noise = torch.randn(self.pixels, self.size, draws)
+        return mode + torch.linalg.solve_triangular(factor, noise, upper=True).permute(2, 0, 1)
+
+    def chain(self, mode: Tensor, draws: int, warmup: int, thin: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """`[draw, pixel, D]` draws of one chain per pixel, begun around its mode, and what `hamiltonian` says of it."""
+        factor = torch.linalg.inv(torch.linalg.cholesky(self.normal_equations(mode)[0])).transpose(1, 2)
+
+        def back(z: Tensor) -> Tensor:
+            return mode + (factor @ z.unsqueeze(-1)).squeeze(-1)
+
+        found, stats = hamiltonian(lambda z: self.log_prob(back(z)), torch.randn_like(mode), draws * thin, warmup)
+        return back(found[thin - 1 :: thin]), stats
+
+    def _design(self, name: str, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Expected signal `[pixel, T_m, C]` of a modality and its derivatives `[pixel, T_m, C, D]` by the latents."""
+        model, seen, latents = self.model, self.batch.modalities[name], self.latents(w)
+        index, (pixels, dates) = seen.index, (self.pixels, len(seen.index))
+        with torch.enable_grad():
+            # A static latent gets a copy per date: every signal then depends on latents of its own date alone.
+            u = latents.dynamic[..., index].clone().requires_grad_()
+            s = latents.static.unsqueeze(-2).expand(-1, dates, -1).clone().requires_grad_()
+            dynamic = model.dynamic_marginals(u, dim=-2).unbind(-2)
+            static = model.static_marginals(s).unbind(-1)
+            values = dict(zip((*model.dynamic, *model.static), (*dynamic, *static), strict=True))
+            drivers = {k: d[index] for k, d in self.batch.drivers.items()}
+            coefficients = self.shared.get(f"{name}_coefficients")
+            angles = seen.angles(self.batch.pixels)
+            mean = model.modalities[name].expected(values, angles, drivers, coefficients).expand(pixels, dates, -1)
+            slopes = [torch.autograd.grad(c.sum(), (u, s), retain_graph=True) for c in mean.unbind(-1)]
+        by_dynamic = torch.nan_to_num(torch.stack([d.transpose(1, 2) for d, _ in slopes], 2))
+        by_static = torch.nan_to_num(torch.stack([d for _, d in slopes], 2))
+        mean, columns = mean.detach(), {"static": by_static}
+        rows = {site: factor[:, index] for site, factor in self.factors.items()}
+        if model.season is not None:  # what leaf area departs from its season by; that the season moves is left out
+            rows["dynamic"][model.dynamic.index("lai")] *= DEVIATION
+        columns["dynamic"] = torch.einsum("ntcv,vtk->ntcvk", by_dynamic, rows["dynamic"]).flatten(-2)
+        for site in self.factors:
+            if site == f"residual_{name}":
+                mean = mean + model.residual(name, latents, self.shared)[..., index, :]
+                part = torch.einsum("ck,ktj->tckj", self.shared[f"{name}_loading"], rows[site]).flatten(-2)
+                columns[site] = part.expand(pixels, -1, -1, -1)
+            elif site != "dynamic":
+                columns[site] = mean.new_zeros(*mean.shape, self.sizes[site])
+        return mean, torch.cat([columns[site] for site in self.sizes], -1)
 
 
 def hamiltonian(
@@ -133,48 +265,3 @@ def _with_gradient(density: Callable[[Tensor], Tensor], where: Tensor) -> tuple[
         level = density(where)
         (slope,) = torch.autograd.grad(level.sum(), where)
     return level.detach(), slope.nan_to_num(0.0)
-
-
-def _density(
-    model: PhysicsVAE, batch: Batch, posteriors: list[ChainPosterior], shared: list[dict[str, Tensor]]
-) -> Callable[[Tensor], Tensor]:
-    """Log density of the noise, `[chain, pixel, D]` -> `[chain, pixel]`, given the global latents of every chain."""
-    priors = [model.priors(batch.dates, one) for one in shared]
-    # The operators see all chains at once: `[chain, 1, ...]` against `[chain, pixel, date, ...]`.
-    lengths = {"coefficients": 4, "noise": 4, "loading": 4}
-    together = {}
-    for site in shared[0]:
-        stacked = torch.stack([one[site] for one in shared])
-        if (size := lengths.get(site.rsplit("_", 1)[-1])) is not None:
-            together[site] = stacked.view(len(shared), *(1,) * (size - stacked.dim()), *stacked.shape[1:])
-
-    def density(noise: Tensor) -> Tensor:
-        drawn = [_drawn(posterior, one) for posterior, one in zip(posteriors, noise.unbind(0), strict=True)]
-        total = torch.stack(
-            [
-                sum(prior.log_prob(one[name]) for name, prior in own.items())
-                for own, one in zip(priors, drawn, strict=True)
-            ]
-        )
-        latents = model.latents({k: torch.stack([one[k] for one in drawn]) for k in drawn[0]}, batch.dates)
-        for name, observed in batch.modalities.items():
-            mean = model.expected(name, latents, batch, together)
-            likelihood = model.modalities[name].likelihood(mean, together[f"{name}_noise"])
-            score = likelihood.log_prob(observed.series(batch.pixels)).sum(-1)
-            total = total + torch.where(observed.mask(batch.pixels), score, 0.0).sum(-1)
-        return total
-
-    return density
-
-
-def _sizes(posterior: ChainPosterior) -> dict[str, int]:
-    shapes = {"static": posterior.static.event_shape} | {k: p.event_shape for k, p in posterior.processes.items()}
-    return {name: shape.numel() for name, shape in shapes.items()}
-
-
-def _drawn(posterior: ChainPosterior, noise: Tensor) -> dict[str, Tensor]:
-    """Latents by site name of noise `[..., pixel, D]`."""
-    parts = noise.split(list(_sizes(posterior).values()), -1)
-    shapes = {name: p.event_shape for name, p in posterior.processes.items()}
-    named = dict(zip(posterior.names, parts, strict=True))
-    return posterior.transport({k: v.unflatten(-1, shapes[k]) if k in shapes else v for k, v in named.items()})

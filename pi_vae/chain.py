@@ -50,21 +50,7 @@ class ChainPosterior:
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> dict[str, Tensor]:
         """Joint draws by site name, `[*sample, pixel, ...]`."""
-        shapes = {"static": self.static.event_shape} | {name: p.event_shape for name, p in self.processes.items()}
-        lead, like = (*sample_shape, *self.static.batch_shape), self.static.loc
-        noise = {
-            name: torch.randn(*lead, *shape, dtype=like.dtype, device=like.device) for name, shape in shapes.items()
-        }
-        return self.transport(noise)
-
-    def transport(self, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The joint draw that standard normal noise makes, by site name, `[*sample, pixel, ...]` as the noise.
-
-        One to one, and its Jacobian has the same determinant everywhere: where the chain is the true posterior, a
-        density over the noise is standard normal.
-        """
-        static = self.static.loc + (self.static.scale_tril @ noise["static"].unsqueeze(-1)).squeeze(-1)
-        drawn = {"static": static}
+        drawn = {"static": self.static.rsample(torch.Size(sample_shape))}
         for name in self.names[1:]:
-            drawn[name] = self.conditional(name, drawn).transport(noise[name])
+            drawn[name] = self.conditional(name, drawn).rsample()
         return drawn

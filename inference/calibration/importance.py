@@ -96,11 +96,11 @@ def refine(
     model, rng = run.model, np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {}
     stats: list[tuple[np.ndarray, np.ndarray]] = []
-    for drawn, _, (khat, effective, _, weights) in _chunks(run, cube, candidates, pixels, seed):
+    for drawn, dates, (khat, effective, _, weights) in _chunks(run, cube, candidates, pixels, seed):
         index = torch.from_numpy(_systematic(weights, draws, rng))
         columns = torch.arange(index.shape[1])
         chosen = {site: value[index, columns] for site, value in drawn.items()}
-        for name, value in model.variables(model.latents(chosen, batch.dates)).items():
+        for name, value in model.variables(model.latents(chosen, dates)).items():
             kept.setdefault(name, []).append((value if CATALOGUE[name].dynamic else value.squeeze(-1)).numpy())
         stats.append((khat, effective))
     location, times = _places(run, cube, pixels, seed)
@@ -163,7 +163,7 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _chunks(run: Run, cube: xr.DataTree, draws: int, pixels, seed: int) -> Iterator[tuple]:
-    """Draws by site name, global latents, and (k-hat, effective, ELBO, weights) of one chunk of pixels at a time."""
+    """Draws by site name, union dates, and (k-hat, effective, ELBO, weights) of one chunk of pixels at a time."""
     if draws < 100:
         raise ValueError(f"{draws} draws: the tail of importance ratios takes 100 at least.")
     validate(cube)
@@ -185,7 +185,7 @@ def _chunks(run: Run, cube: xr.DataTree, draws: int, pixels, seed: int) -> Itera
             joined = {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
             log_ratios = torch.cat(ratios).double().numpy()
             weights, khat, effective = smoothed_weights(log_ratios)
-            yield joined, shared, (khat, effective, log_ratios.mean(0), weights)
+            yield joined, batch.dates, (khat, effective, log_ratios.mean(0), weights)
 
 
 def _split(total: int, size: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from pi_vae.priors.global_latents import GlobalLatents
 from pi_vae.priors.marginals import Marginals
-from pi_vae.priors.temporal import GaussianProcess, SitePosterior, TemporalGP
+from pi_vae.priors.sites import GaussianProcess, SitePosterior
+from pi_vae.priors.temporal import TemporalGP
 
 __all__ = ["GaussianProcess", "GlobalLatents", "Marginals", "SitePosterior", "TemporalGP"]

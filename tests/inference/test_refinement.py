@@ -1,12 +1,17 @@
-"""Hamiltonian Monte Carlo in the coordinates of the guide: right on known targets, and whatever the guide."""
+"""Refinement: chains right on known targets, right derivatives, calibrated on cubes drawn from the prior."""
 
 import arviz as az
+import numpy as np
 import pytest
 import torch
 
 from inference import posterior
-from inference.refinement import hamiltonian, refined_groups
+from inference.calibration import at_pixels, simulation_based_calibration
+from inference.draws import seeded
+from inference.refinement import WhitenedPosterior, hamiltonian, refined_groups
 from pi_vae.data.batches import CubeTensors
+
+PIXELS = [(0, 0), (9, 11), (4, 5)]
 
 
 def test_many_gaussians_at_once_have_their_means_and_variances() -> None:
@@ -35,46 +40,6 @@ def test_a_skewed_target_has_its_moments() -> None:
     assert (draws.var((0, 1)) / torch.polygamma(1, rate) - 1).abs().max() < 0.2
 
 
-def test_the_map_of_the_guide_has_constant_volume(build, simulated) -> None:
-    model = build().eval()
-    data = CubeTensors.read(simulated, {n: m.channels for n, m in model.modalities.items()})
-    batch = data.at(torch.tensor([4, 5]), torch.tensor([3, 7]), model.encoder.radius)
-    with torch.no_grad():
-        chain = model.posterior(model.encoder(batch), batch.dates, model.draw_globals())
-        shapes = {"static": chain.static.event_shape} | {k: p.event_shape for k, p in chain.processes.items()}
-        noise = {k: torch.randn(6, 2, *shape) for k, shape in shapes.items()}
-        drawn = chain.transport(noise)
-        level = sum(chain.conditional(k, drawn).log_prob(drawn[k]) for k in chain.names)
-        standard = sum(-0.5 * v.flatten(2).square().sum(-1) for v in noise.values())
-    difference = level - standard
-    assert (difference - difference.mean(0)).abs().max() < 0.05  # of numbers of the order of a hundred
-    assert difference.abs().min() > 1
-
-
-@pytest.mark.slow
-def test_two_guides_that_disagree_end_at_the_same_posterior(build, simulated) -> None:
-    first, second = build(seed=0).eval(), build(seed=3).eval()
-    for name, value in first.state_dict().items():
-        if not name.startswith("encoder"):
-            second.state_dict()[name].copy_(value)
-    data = CubeTensors.read(simulated, {n: m.channels for n, m in first.modalities.items()})
-    batch = data.at(torch.tensor([2, 5, 9, 3, 7, 6]), torch.tensor([2, 8, 11, 6, 1, 4]), first.encoder.radius)
-    torch.manual_seed(0)
-    shared = {name: value.detach() for name, value in first.draw_globals().items()}
-    first.draw_globals = second.draw_globals = lambda which="posterior": shared
-    guides, refined = [], []
-    for model in (first, second):
-        with torch.no_grad():
-            guides.append(model.posterior(model.encoder(batch), batch.dates, shared).static.mean)
-        groups = refined_groups(model, batch, draws=400, chains=4, warmup=120, thin=1)
-        refined.append(torch.cat([g.latents.dynamic.flatten(2) for g in groups]))
-    assert (guides[0] - guides[1]).abs().max() > 0.1
-    mean, sd = ([f(draws, 0) for draws in refined] for f in (torch.mean, torch.std))
-    error = (mean[0] - mean[1]).abs() / sd[0]
-    assert error.median() < 0.15 and error.quantile(0.9) < 0.5
-    assert (sd[0] / sd[1] - 1).abs().median() < 0.12
-
-
 @pytest.mark.slow
 def test_chains_are_chains_of_arviz(run, simulated) -> None:
     tree = posterior(run, simulated, draws=80, pixels=[(4, 5), (0, 0)], refine=True, chains=2, times=["2021-12-01"])
@@ -95,3 +60,63 @@ def test_the_prior_stays_the_prior(run, simulated) -> None:
 def test_draws_must_be_shared_out(run, simulated) -> None:
     with pytest.raises(ValueError, match="4 chains"):
         posterior(run, simulated, draws=50, pixels=[(0, 0)], refine=True)
+
+
+@pytest.fixture(scope="module")
+def truth(simulated):
+    """Global latents that the cube was drawn with."""
+    node = simulated["truth"].to_dataset()
+    return {n[7:]: torch.from_numpy(v.values.astype(np.float32)) for n, v in node.items() if n.startswith("global_")}
+
+
+@pytest.fixture
+def target(run, simulated, truth):
+    data = CubeTensors.read(simulated, {n: m.channels for n, m in run.model.modalities.items()})
+    rows, columns = torch.tensor(PIXELS).unbind(1)
+    return WhitenedPosterior(run.model, data.at(rows, columns, 0), truth)
+
+
+def test_the_gradient_of_the_normal_equations_is_that_of_the_density(target):
+    torch.manual_seed(0)
+    w = 0.5 * torch.randn(3, target.size)
+    with seeded(0):
+        curvature, gradient = target.normal_equations(w)
+    w.requires_grad_()
+    (expected,) = torch.autograd.grad(target.log_prob(w).sum(), w)
+    assert torch.allclose(gradient, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    assert torch.allclose(curvature[0], torch.eye(target.size)), "nothing seen: the prior"
+    assert torch.linalg.eigvalsh(curvature)[1:, 0].min() > 0.99
+
+
+def test_the_mode_is_one(target):
+    with seeded(0):
+        mode = target.mode()
+        score, gradient = target.log_prob(mode), target.normal_equations(mode)[1]
+        for scale in (0.02, 0.2):
+            assert (target.log_prob(mode + scale * torch.randn_like(mode)) < score).all()
+        start = target.normal_equations(torch.zeros_like(mode))[1]
+    assert torch.equal(mode[0], torch.zeros(target.size))
+    assert gradient[1:].norm() < 0.05 * start[1:].norm()
+
+
+def test_the_gaussian_at_the_mode_of_a_pixel_without_observation_is_the_prior(target):
+    with seeded(0):
+        drawn = target.gaussian(target.mode(), 4000)[:, 0]
+    assert drawn.mean(0).abs().max() < 0.08 and (drawn.std(0) - 1).abs().max() < 0.08
+
+
+@pytest.mark.slow
+def test_chains_are_calibrated_and_those_of_a_wrong_model_are_not(run, simulated, truth):
+    """Simulation-based calibration of the whole: prior, operators, likelihood and sampler."""
+    known = simulated["truth"].to_dataset()
+
+    def judge(shared):
+        run.model.draw_globals = lambda which="posterior": shared
+        tree = posterior(run, simulated, draws=40, pixels=100, seed=1, refine=True, chains=1)
+        drawn = tree["posterior"].to_dataset()
+        return simulation_based_calibration(drawn, at_pixels(known, drawn), level=0.01)
+
+    result = judge(truth)
+    assert bool(result["calibrated"].all()), result["p_holm"].to_series()
+    confident = {**truth, "s2_noise": truth["s2_noise"] / 5, "s1_noise": truth["s1_noise"] / 5}
+    assert not bool(judge(confident)["calibrated"].all())

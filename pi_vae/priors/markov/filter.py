@@ -1,0 +1,113 @@
+"""The filter, and the little algebra of states and symmetric matrices that the recursions share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pi_vae.priors.markov.cascade import Matrix, State, Transitions
+
+__all__ = ["Filter", "Gains", "add_heads", "add_outer", "dot", "slices", "summed"]
+
+AT_ONCE = 8192  # series; a component of the state is then 64 kB
+FEWEST = 64  # of each variable and draw
+
+
+class Filter:
+    """The filter of given precisions.
+
+    Args:
+        transitions: of the state.
+        column: `[size, V]` the vector c of every variable.
+        nugget: variance :math:`\\epsilon` of what differs from date to date.
+        precision: `[T, V, n]`, float64; `n = 1` where all series share it.
+    """
+
+    def __init__(self, transitions: Transitions, column: Tensor, nugget: float, precision: Tensor) -> None:
+        self.transitions, self.nugget, self.precision = transitions, nugget, precision.detach()
+        self.column = [c.unsqueeze(-1) for c in column.detach().unbind(0)]
+        self.slices = slices(self.precision)
+        self.gains = [self._run(self.precision[..., part].unbind(0)) for part in self.slices]
+
+    def _run(self, precision: Sequence[Tensor]) -> Gains:
+        move = self.transitions
+        found = Gains([], [], [], [])
+        loss = move.nothing(precision[0])
+        for t, weight in enumerate(precision):
+            if t:
+                loss = move.spread(loss, t)
+            p = [c - move.head(row) for c, row in zip(self.column, loss, strict=True)]
+            v = move.head(p) + self.nugget
+            q = torch.addcmul(torch.ones_like(v), weight, v)
+            g = weight / q
+            for values, value in ((found.p, p), (found.g, g), (found.q, q), (found.v, v)):
+                values.append(value)
+            loss = add_outer(loss, [g * x for x in p], p)
+        return found
+
+    def of(self, v: int) -> Filter:
+        """The same of one variable alone; it can smooth."""
+        part, one = copy.copy(self), slice(v, v + 1)
+        part.transitions, part.precision = self.transitions.of(v), self.precision[:, one]
+        part.column = [c[one] for c in self.column]
+        part.gains = [found.of(one) for found in self.gains]
+        return part
+
+    def parts(self, series: Tensor) -> Iterator[tuple[slice, slice, Gains]]:
+        """Parts of the series, the part of the precisions that is theirs, and its gains."""
+        shared = self.precision.shape[-1] == 1
+        for number, part in enumerate(slices(series) if shared else self.slices):
+            yield part, slice(None) if shared else part, self.gains[0 if shared else number]
+
+
+@dataclass
+class Gains:
+    """What the filter found at every date."""
+
+    p: list[State]
+    g: list[Tensor]
+    q: list[Tensor]
+    v: list[Tensor]
+
+    def of(self, one: slice) -> Gains:
+        """The same of some variables."""
+        return Gains([[x[one] for x in p] for p in self.p], *([x[one] for x in y] for y in (self.g, self.q, self.v)))
+
+
+def slices(series: Tensor) -> list[slice]:
+    """Parts of the last dimension that are worked on at once: all on an accelerator, what the cache holds otherwise."""
+    count = series.shape[-1]
+    across = max(series[0, ..., 0].numel(), 1) if series.dim() < 5 else series[0, 0, ..., 0].numel()
+    width = max(AT_ONCE // across, FEWEST) if series.device.type == "cpu" else count
+    return [slice(start, min(start + width, count)) for start in range(0, count, width)]
+
+
+def add_outer(matrix: Matrix, first: State, second: State) -> Matrix:
+    """matrix + first second', of which the upper half is computed: it, or two calls together, must be symmetric."""
+    size = len(first)
+    result: Matrix = [[None] * size for _ in range(size)]
+    for i in range(size):
+        for j in range(i, size):
+            result[i][j] = result[j][i] = torch.addcmul(matrix[i][j], first[i], second[j])
+    return result
+
+
+def add_heads(move: Transitions, state: State, value: Tensor) -> State:
+    """state + h value."""
+    return [x + value if i in move.heads else x for i, x in enumerate(state)]
+
+
+def dot(first: State, second: State) -> Tensor:
+    total = first[0] * second[0]
+    for a, b in zip(first[1:], second[1:], strict=True):
+        total = torch.addcmul(total, a, b)
+    return total
+
+
+def summed(value: Tensor) -> Tensor:
+    """`[..., V, n]` summed to `[V]`."""
+    return value.sum(-1).reshape(-1, value.shape[-2]).sum(0)

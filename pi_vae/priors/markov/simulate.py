@@ -1,0 +1,76 @@
+"""Draws of a Markov process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pi_vae.priors.markov.cascade import State, Transitions
+from pi_vae.priors.markov.filter import add_heads, slices, summed
+
+__all__ = ["Simulate"]
+
+
+class Simulate(torch.autograd.Function):
+    """``Simulate.apply(transitions, noise, level, *steps, *factors)``: draws of the process, `[T, S, V, n]`.
+
+    Args:
+        noise: `[size, T, S, V, n]` standard normal; of the last component only the first date is used.
+        level: `[V]` sd of the part that does not change.
+        steps: per block `[T, V]`.
+        factors: per block `[T, V, d, d]`, see `noise_factors`.
+    """
+
+    @staticmethod
+    def forward(ctx, transitions: Transitions, noise: Tensor, level: Tensor, *inputs: Tensor):
+        ctx.transitions, ctx.blocks = transitions, len(inputs) // 2
+        ctx.learns = any(ctx.needs_input_grad[2:])
+        ctx.save_for_backward(noise, level, *inputs[ctx.blocks :])
+        draws = torch.empty(noise.shape[1:], dtype=level.dtype, device=noise.device)
+        for part in slices(noise):
+            for t, state in _states(transitions, noise[..., part], level, inputs[ctx.blocks :]):
+                draws[t, ..., part] = transitions.head(state)
+        return draws
+
+    @staticmethod
+    def backward(ctx, by_draws: Tensor):
+        noise, level, *factors = ctx.saved_tensors
+        move = ctx.transitions
+        if not ctx.learns:
+            return None, None, None, *[None] * (2 * ctx.blocks)
+        by_level, by_factors = torch.zeros_like(level), [torch.zeros_like(f) for f in factors]
+        by_steps = [torch.zeros_like(f[..., 0, 0]) for f in factors]
+        for part in slices(noise):
+            states = [state for _, state in _states(move, noise[..., part], level, factors)]
+            weight: State = []
+            for t in reversed(range(len(states))):
+                r = [torch.zeros_like(states[0][0])] * move.size if not weight else move.back(weight, t + 1)
+                weight = add_heads(move, r, by_draws[t, ..., part])
+                for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
+                    came = states[t][start : start + size]
+                    for i in range(size):
+                        for k in range(i + 1):
+                            drive = noise[start + k, t, ..., part].to(level.dtype)
+                            by_factors[b][t, :, i, k] += summed(weight[start + i] * drive)
+                            came[i] = came[i] - factors[b][t, :, i, k, None] * drive
+                    if t:
+                        lost = (came[i] - came[i + 1] if i + 1 < size else came[i] for i in range(size))
+                        by_steps[b][t] -= summed(sum(weight[start + i] * part for i, part in enumerate(lost)))
+            by_level += summed(weight[-1] * noise[-1, 0, ..., part])
+        return None, None, by_level, *by_steps, *by_factors
+
+
+def _states(move: Transitions, noise: Tensor, level: Tensor, factors: Sequence[Tensor]) -> Iterator[tuple[int, State]]:
+    """Draws of the state, date by date."""
+    state = [torch.zeros(noise.shape[2:], dtype=level.dtype, device=noise.device)] * move.size
+    state[-1] = level.unsqueeze(-1) * noise[-1, 0]
+    for t in range(noise.shape[1]):
+        state = move.move(state, t) if t else list(state)
+        for start, size, factor in zip(move.starts, move.sizes, factors, strict=True):
+            drive = [noise[start + k, t].to(level.dtype) for k in range(size)]
+            for i in range(size):
+                for k in range(i + 1):
+                    state[start + i] = torch.addcmul(state[start + i], factor[t, :, i, k, None], drive[k])
+        yield t, state

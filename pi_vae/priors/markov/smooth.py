@@ -1,0 +1,102 @@
+"""Posterior means and their weights: one pass forth, one back, and the same again for the derivatives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pi_vae.priors.markov.cascade import State
+from pi_vae.priors.markov.filter import Filter, add_heads, dot, slices, summed
+
+__all__ = ["Smooth"]
+
+
+class Smooth(torch.autograd.Function):
+    """``Smooth.apply(filter, weighted, precision, column, *steps)``: posterior means and their weights.
+
+    ``weighted`` is `[T, S, V, n]`, site means times precisions; means and weights have its shape.
+    """
+
+    @staticmethod
+    def forward(ctx, filtered: Filter, weighted: Tensor, precision: Tensor, column: Tensor, *steps: Tensor):
+        mean, weights = _smooth(filtered, weighted.detach())
+        ctx.filtered = filtered
+        ctx.save_for_backward(precision, mean, weights)
+        ctx.learns = any(ctx.needs_input_grad[3:])
+        return mean, weights
+
+    @staticmethod
+    def backward(ctx, by_mean: Tensor, by_weights: Tensor):
+        precision, mean, weights = ctx.saved_tensors
+        precision = precision.unsqueeze(1)
+        other, other_weights = _smooth(ctx.filtered, torch.addcmul(by_mean, precision, by_weights, value=-1.0))
+        by_weighted = other.add_(by_weights)
+        by_precision = None
+        if ctx.needs_input_grad[2]:
+            by_precision = (by_weighted * mean).neg_().sum(1)
+        learned = _by_covariance(ctx.filtered, weights, other_weights) if ctx.learns else ()
+        return None, by_weighted, by_precision, *(learned or [None] * (len(ctx.needs_input_grad) - 3))
+
+
+def _smooth(filtered: Filter, weighted: Tensor) -> tuple[Tensor, Tensor]:
+    """`[T, S, V, n]` weighted site means -> posterior means and weights."""
+    move = filtered.transitions
+    mean, weights = torch.empty_like(weighted), torch.empty_like(weighted)
+    for part, own, gains in filtered.parts(weighted):
+        precision = filtered.precision[..., own].unbind(0)
+        given, means, leans = (x[..., part].unbind(0) for x in (weighted, mean, weights))
+        # Forth: what was expected and how far the site lies from it wait where mean and weight will be.
+        state = [torch.zeros_like(given[0])] * move.size
+        for t, site in enumerate(given):
+            if t:
+                state = move.move(state, t)
+            expected = move.head(state)
+            surprise = torch.addcmul(site, precision[t], expected, value=-1.0).div_(gains.q[t])
+            state = [torch.addcmul(x, p, surprise) for x, p in zip(state, gains.p[t], strict=True)]
+            means[t].copy_(expected)
+            leans[t].copy_(surprise)
+        r = [torch.zeros_like(given[0])] * move.size
+        for t in reversed(range(len(given))):
+            ahead = dot(gains.p[t], r)
+            leans[t].addcmul_(gains.g[t], ahead, value=-1.0)
+            means[t].add_(ahead).addcmul_(leans[t], gains.v[t])
+            if t:
+                r = move.back(add_heads(move, r, leans[t]), t)
+    return mean, weights
+
+
+def _by_covariance(filtered: Filter, first: Tensor, second: Tensor) -> list[Tensor]:
+    """Derivatives of first' K second by the column and by the steps."""
+    move = filtered.transitions
+    by_column = [torch.zeros_like(c[:, 0]) for c in filtered.column]
+    by_steps = [first.new_zeros(len(first), len(by_column[0])) for _ in move.sizes]
+    for part in slices(first):
+        pair = [x[..., part].unbind(0) for x in (first, second)]
+        zero = torch.zeros_like(pair[0][0])
+        arrived: list[list[State]] = []
+        for x in pair:
+            state, states = [zero] * move.size, []
+            for t in range(len(x)):
+                if t:
+                    state = move.move(
+                        [torch.addcmul(s, c, x[t - 1]) for s, c in zip(state, filtered.column, strict=True)], t
+                    )
+                states.append(state)
+            arrived.append(states)
+        rest = [[zero] * move.size for _ in pair]
+        for t in reversed(range(len(first))):
+            same = pair[0][t] * pair[1][t]
+            for i, total in enumerate(by_column):
+                value = pair[0][t] * rest[1][i] + pair[1][t] * rest[0][i]
+                total += summed(value + same if i in move.heads else value)
+            if not t:
+                break
+            weight = [add_heads(move, r, x[t]) for r, x in zip(rest, pair, strict=True)]
+            for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
+                value = zero
+                for i in range(start, start + size):
+                    value = torch.addcmul(value, weight[1][i], move.drift(arrived[0][t], i))
+                    value = torch.addcmul(value, weight[0][i], move.drift(arrived[1][t], i))
+                by_steps[b][t] -= summed(value)
+            rest = [move.back(w, t) for w in weight]
+    return [torch.stack(by_column), *by_steps]

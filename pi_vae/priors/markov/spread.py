@@ -1,0 +1,156 @@
+"""Log determinant and posterior variances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pi_vae.priors.markov.cascade import Matrix, State, Transitions
+from pi_vae.priors.markov.filter import Filter, Gains, add_outer, dot, summed
+
+__all__ = ["Spread"]
+
+STRETCH = 256  # dates whose state covariances are held at once in the derivative
+
+
+class Spread(torch.autograd.Function):
+    """``Spread.apply(filter, precision, column, *steps)``: `[V, n]` log|I + K Lambda|, `[T, V, n]` variances."""
+
+    @staticmethod
+    def forward(ctx, filtered: Filter, precision: Tensor, column: Tensor, *steps: Tensor):
+        variance = torch.empty_like(precision)
+        log_det = []
+        for part, _, gains in filtered.parts(precision):
+            log_det.append(torch.stack(gains.q).log_().sum(0))
+            _variances(filtered.transitions, gains, variance[..., part])
+        ctx.filtered, ctx.learns = filtered, any(ctx.needs_input_grad[2:])
+        return torch.cat(log_det, -1), variance
+
+    @staticmethod
+    def backward(ctx, by_log_det: Tensor, by_variance: Tensor):
+        move = ctx.filtered.transitions
+        by_precision = torch.empty_like(by_variance)
+        by_column = by_variance.new_zeros(move.size, by_variance.shape[1])
+        by_steps = [torch.zeros_like(by_variance[..., 0]) for _ in move.sizes]
+        learned = (by_column, by_steps) if ctx.learns else None
+        for part, _, gains in ctx.filtered.parts(by_variance):
+            pieces = (x[..., part] for x in (ctx.filtered.precision, by_log_det, by_variance, by_precision))
+            _backward(ctx.filtered, gains, *pieces, learned)
+        return None, by_precision, *((by_column, *by_steps) if ctx.learns else [None] * (1 + len(by_steps)))
+
+
+def _variances(move: Transitions, gains: Gains, variance: Tensor) -> None:
+    """Back over the dates with N, the derivative of log|I + K Lambda| by the state's covariance."""
+    later = move.nothing(gains.g[0])
+    for t in reversed(range(len(gains.g))):
+        p, g, q = gains.p[t], gains.g[t], gains.q[t]
+        z = _times(later, p)
+        along = dot(p, z)
+        variance[t] = (gains.v[t] - along / q) / q
+        if t:
+            later = move.gather(_subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along)), t)
+
+
+def _backward(
+    filtered: Filter,
+    gains: Gains,
+    precision: Tensor,
+    weight: Tensor,
+    direction: Tensor,
+    by_precision: Tensor,
+    learned: tuple[Tensor, list[Tensor]] | None,
+) -> None:
+    """Derivative of sum(weight * log_det) + sum(direction * variance), of one part of the series.
+
+    The variances are the derivative of log_det by the precisions, so this is the gradient of log_det plus its change
+    along the direction in which the precisions move; a dot marks that change in the names below.
+    """
+    move, dates = filtered.transitions, len(gains.g)
+    # D and its change are kept where a stretch of dates starts and found again from there, stretch by stretch.
+    starts = range(0, dates, dates if dates <= STRETCH else STRETCH)
+    losses = [(move.nothing(gains.g[0]), move.nothing(gains.g[0]))]
+    for start in starts[:-1]:
+        *_, last = _losses(filtered, gains, direction, *losses[-1], range(start, start + STRETCH + 1))
+        losses.append(last)
+    later = total = move.nothing(gains.g[0])  # M, and weight * M + dot M
+    for start in reversed(starts):
+        stretch = range(start, min(start + (starts.step), dates))
+        found = list(_losses(filtered, gains, direction, *losses.pop(), stretch))
+        for t in reversed(stretch):
+            loss, dot_loss = found.pop()
+            p, g, q, v = gains.p[t], gains.g[t], gains.q[t], gains.v[t]
+            fall, drop, dot_g = _change(move, dot_loss, direction[t], g, q)
+            z, y, lean = _times(later, p), _times(total, p), _times(later, fall)
+            along = dot(p, z)
+            turn = torch.add(dot(p, y), dot(fall, z), alpha=-2.0)
+            dot_q = direction[t] * v - precision[t] * drop
+            by_precision[t] = (weight * v - drop - (dot_q * (v - 2.0 * along / q) + turn) / q) / q
+            mixed = [torch.addcmul(dot_g * a, g, b - c) for a, b, c in zip(z, y, lean, strict=True)]
+            corner = dot_g * (1.0 + 2.0 * g * along) + g * (weight + g * turn)
+            now = _subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along))
+            both = _subtract_heads(move, total, mixed, corner)
+            if learned is not None:
+                _learn(move, t, loss, dot_loss, now, both, mixed, corner, *learned)
+            if t:
+                later, total = move.gather(now, t), move.gather(both, t)
+
+
+def _losses(
+    filtered: Filter, gains: Gains, direction: Tensor, loss: Matrix, dot_loss: Matrix, dates: range
+) -> Iterator[tuple[Matrix, Matrix]]:
+    """D and its change at consecutive dates, given both at the first."""
+    move = filtered.transitions
+    for t in dates:
+        yield loss, dot_loss
+        if t + 1 in dates:
+            p, g, q = gains.p[t], gains.g[t], gains.q[t]
+            fall, _, dot_g = _change(move, dot_loss, direction[t], g, q)
+            half = [torch.addcmul(0.5 * dot_g * a, g, b, value=-1.0) for a, b in zip(p, fall, strict=True)]
+            loss = move.spread(add_outer(loss, [g * x for x in p], p), t + 1)
+            dot_loss = move.spread(add_outer(add_outer(dot_loss, p, half), half, p), t + 1)
+
+
+def _change(
+    move: Transitions, dot_loss: Matrix, direction: Tensor, g: Tensor, q: Tensor
+) -> tuple[State, Tensor, Tensor]:
+    """-dot p, -dot v and dot g."""
+    fall = [move.head(row) for row in dot_loss]
+    drop = move.head(fall)
+    return fall, drop, torch.addcmul(direction / (q * q), g * g, drop)
+
+
+def _learn(move, t, loss, dot_loss, now, both, mixed, corner, by_column: Tensor, by_steps: list[Tensor]) -> None:
+    """Add the derivatives by the column and by the step to date `t`."""
+    for i in range(move.size):
+        by_column[i] += summed(torch.add(corner, mixed[i], alpha=-2.0) if i in move.heads else -2.0 * mixed[i])
+    if not t:
+        return
+    for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
+        value = torch.zeros_like(corner)
+        for i in range(start, start + size):
+            for j in range(move.size):
+                value = torch.addcmul(value, both[i][j], move.drift([row[j] for row in loss], i))
+                value = torch.addcmul(value, now[i][j], move.drift([row[j] for row in dot_loss], i))
+        by_steps[b][t] += 2.0 * summed(value)
+
+
+def _subtract_heads(move: Transitions, matrix: Matrix, row: State, corner: Tensor) -> Matrix:
+    """matrix - h row' - row h' + corner h h'."""
+    result: Matrix = [list(entries) for entries in matrix]
+    for i in range(move.size):
+        for j in range(i, move.size):
+            value = result[i][j]
+            if i in move.heads:
+                value = value - row[j]
+            if j in move.heads:
+                value = value - row[i]
+            if i in move.heads and j in move.heads:
+                value = value + corner
+            result[i][j] = result[j][i] = value
+    return result
+
+
+def _times(matrix: Matrix, state: State) -> State:
+    return [dot(row, state) for row in matrix]

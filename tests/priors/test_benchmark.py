@@ -1,0 +1,24 @@
+"""The benchmark of the backends runs, and its table holds what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_every_backend_is_measured_against_dense_in_one_run(tmp_path):
+    target = tmp_path / "out.json"
+    arguments = "--kernels matern32 --dates 16 64 --series 256 --repeats 1 --json".split()
+    command = [sys.executable, str(ROOT / "benchmarks" / "temporal.py"), *arguments, str(target)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(target.read_text())["matern32"]["cases"]
+    assert set(cases["64/256"]["seconds"]) == {"dense", "eigen", "kalman"} and cases["64/256"]["rule"] == "kalman"
+    assert cases["exponent/kalman/256"]["long"] < cases["exponent/dense/256"]["long"]
