@@ -10,32 +10,34 @@ for the spectra that a model can make. Because the weights sum to one the error 
 :math:`w^T G w` with :math:`G = \overline{E E^T}`, least for :math:`w = G^{-1} 1 / (1^T G^{-1} 1)` on given
 wavelengths. These are chosen greedily, then exchanged one by one until no exchange helps (Fedorov 1972).
 
-Tables for S2A and S2B with every PROSPECT, K = 1..6, come from
-``benchmarks/fit_quadrature.py``, which draws from the catalogue of variables and prints the errors. For any other
-sensor or leaf fit your own. Errors of S2A with PROSPECT-D over 10,000 fresh draws and 13 bands, in reflectance:
+Tables for S2A and S2B with every PROSPECT, K = 1..6, come from ``benchmarks/fit_quadrature.py``, which draws from the
+catalogue of variables and prints the errors. For any other sensor or leaf fit your own. Errors of S2A over 10,000 fresh
+draws and 13 bands, in reflectance, with PROSPECT-D and -PRO; and samples per second of one core, forward and backward,
+ten bands, as ``benchmarks/physics_speed.py`` measured them in one run (every wavelength: about 4,000):
 
-=====  =======  =======
-K      largest  RMS
-=====  =======  =======
-1      2.5e-2   9.8e-4
-2      1.3e-3   9.2e-5
-3      4.1e-4   2.1e-5
-4      2.5e-4   8.1e-6
-5      6.7e-5   2.0e-6
-6      6.6e-5   1.1e-6
-=====  =======  =======
+=====  =======  =======  ============  ========  ============
+K      largest  RMS      largest, PRO  RMS, PRO  samples / s
+=====  =======  =======  ============  ========  ============
+1      2.5e-2   9.8e-4   2.8e-2        1.0e-3    192,000
+2      1.3e-3   9.2e-5   2.6e-3        1.1e-4    147,000
+3      4.1e-4   2.1e-5   9.6e-4        2.3e-5    119,000
+4      2.5e-4   8.1e-6   7.5e-4        1.1e-5    101,000
+5      6.7e-5   2.0e-6   2.4e-4        3.3e-6    87,000
+6      6.6e-5   1.1e-6   5.6e-5        1.7e-6    73,000
+=====  =======  =======  ============  ========  ============
 
 Bands differ: one of 15 nm needs two wavelengths where the broad ones need four. A float instead of K gives each band
-the fewest that keep an error over those draws (S2A, PROSPECT-D, without B01, B09 and B10; 10,000 further draws):
+the fewest that keep an error over those draws, which is what to use (S2A, without B01, B09 and B10; 10,000 further
+draws):
 
-=======  =====  =======  =======
-given    nodes  largest  RMS
-=======  =====  =======  =======
+=======  =====  =======  =======  ==========  ============  ========
+given    nodes  largest  RMS      nodes, PRO  largest, PRO  RMS, PRO
+=======  =====  =======  =======  ==========  ============  ========
 3        30     4.3e-4   1.9e-5
-1e-3     21     9.6e-4   9.7e-5
-5e-4     24     4.5e-4   3.9e-5
-2e-4     29     2.2e-4   2.0e-5
-=======  =====  =======  =======
+1e-3     21     9.6e-4   9.7e-5   23          7.8e-4        5.1e-5
+5e-4     24     4.5e-4   3.9e-5   26          4.4e-4        3.6e-5
+2e-4     29     2.2e-4   2.0e-5   31          2.1e-4        1.8e-5
+=======  =====  =======  =======  ==========  ============  ========
 
 Tried and not taken: nodes shared by all bands with weights of any sign (greedy orthogonal least squares on the same
 draws) reach 4.6e-4 with 27 nodes for ten bands, but then any subset of bands needs them all.
