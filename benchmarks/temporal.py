@@ -5,7 +5,13 @@
 Every series is a latent of a pixel with sites of its own; 40 % of the dates of each are not seen (precision zero).
 Dates are irregular, one in ten days on average; four variables with lengthscales of 30 to 240 days. Derivatives are
 taken by site means, precisions, lengthscales and static odds. float32, processor time, best of the repeats, each case
-in a process of its own, one thread unless asked otherwise. `dense` is batched `torch.linalg.cholesky` of the whitened
+in a process of its own, one thread unless asked otherwise.
+
+The cases run with glibc's allocator told to keep what it has (``MALLOC_MMAP_THRESHOLD_`` and
+``MALLOC_TRIM_THRESHOLD_``, unless the environment sets them; ``--plain`` leaves it alone). By default every tensor
+beyond 32 MB, such as 4 million doubles, is mapped when it is made and unmapped when it dies, so that each of its pages
+is faulted in and cleared again at every use: a step in the cost between series that stay below and those beyond, for
+all backends. The header says which it was. `dense` is batched `torch.linalg.cholesky` of the whitened
 posterior: what the others are compared with. Cases that would hold more than ``--memory`` GB, or take more than
 ``--patience`` seconds judging by the shorter series, are skipped and named. Exponents are those of the time in the
 number of dates: between the two longest series measured, and fitted to all.
@@ -16,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -30,6 +37,7 @@ BACKENDS = ("dense", "eigen", "kalman")
 VARIABLES = 4
 DAYS = 10.0  # between dates, on average
 DATES, SERIES = (16, 24, 32, 64, 128, 256, 512, 1024, 2048, 4096), (1024, 8192, 65536)
+KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**36), "MALLOC_TRIM_THRESHOLD_": str(2**36)}  # bytes
 QUICK_DATES, QUICK_SERIES = (16, 32, 64, 128), (1024, 8192)
 
 
@@ -69,23 +77,23 @@ def measure(kernel: str, backend: str, dates: int, series: int, repeats: int) ->
 
 def gigabytes(backend: str, dates: int, series: int, features: int) -> float:
     """What a case holds at once, roughly."""
-    numbers = {"dense": 10 * dates**2, "eigen": 8 * features**2 + 20 * dates, "kalman": 40 * dates}[backend]
+    numbers = {"dense": 10 * dates**2, "eigen": 8 * features**2 + 20 * dates, "kalman": 75 * dates}[backend]
     shared = {"dense": 4 * dates**2, "eigen": 3 * dates * features**2, "kalman": 0}[backend] * VARIABLES
     return (series * numbers + shared) * 4 / 1e9
 
 
 def isolated(kernel: str, backend: str, dates: int, series: int, repeats: int, threads: int) -> float:
-    """`measure` in a process of its own."""
+    """`measure` in a process of its own, in this one's environment."""
     case = json.dumps([kernel, backend, dates, series, repeats, threads])
     done = subprocess.run([sys.executable, __file__, "--case", case], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def chosen(kernel: str, dates: int) -> str:
-    """Backend of the default rule."""
+def chosen(kernel: str, dates: int, series: int) -> str:
+    """Backend of the default rule, told how many series there are."""
     gp, days, lengthscale, odds = process(kernel, "auto", dates)
     with torch.no_grad():
-        name = type(gp.prior(days, lengthscale, odds).gram).__name__
+        name = type(gp.prior(days, lengthscale, odds, series).gram).__name__
     return {"Dense": "dense", "Eigen": "eigen", "StateSpace": "kalman"}[name]
 
 
@@ -119,7 +127,7 @@ def table(kernel: str, options: argparse.Namespace) -> dict:
             found = {b: times[b][dates] for b in backends if dates in times[b]}
             if not found:
                 continue
-            rule, fastest = chosen(kernel, dates), min(found, key=found.get)
+            rule, fastest = chosen(kernel, dates, series), min(found, key=found.get)
             slower = found[rule] / found[fastest] - 1 if rule in found else None
             ratio = {b: found["dense"] / found[b] for b in found} if "dense" in found else {}
             rows[f"{dates}/{series}"] = {
@@ -148,10 +156,11 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["matern32", "rbf"])
     parser.add_argument("--dates", nargs="+", type=int)
     parser.add_argument("--series", nargs="+", type=int)
-    parser.add_argument("--memory", type=float, default=4.0, help="GB")
+    parser.add_argument("--memory", type=float, default=8.0, help="GB")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="leave the allocator of the cases as it is")
     parser.add_argument("--json", type=Path, default=Path("temporal.json"))
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -163,7 +172,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     options.dates = options.dates or (QUICK_DATES if options.quick else DATES)
     options.series = options.series or (QUICK_SERIES if options.quick else SERIES)
+    if not options.plain:
+        os.environ.update({name: size for name, size in KEEP.items() if name not in os.environ})
     print(f"torch {torch.__version__}, {options.threads} thread(s), {torch.backends.cpu.get_cpu_capability()}")
+    print("allocator:", ", ".join(f"{name}={os.environ[name]}" for name in KEEP if name in os.environ) or "as it comes")
     results = {kernel: table(kernel, options) for kernel in options.kernels}
     options.json.write_text(json.dumps(results, indent=1))
 

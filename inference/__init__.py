@@ -2,6 +2,7 @@
 
 from inference.discovery import Template, couple, discover
 from inference.evaluation import withheld_scores
+from inference.npe import neural_posterior
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
 from inference.training import Run, fit, load
@@ -14,6 +15,7 @@ __all__ = [
     "export_geotiff",
     "fit",
     "load",
+    "neural_posterior",
     "posterior",
     "predict",
     "withheld_scores",

@@ -13,7 +13,6 @@ from inference.refinement import refined_groups
 from inference.training import Run
 from pi_vae.data import validate, with_dates
 from pi_vae.data.batches import CubeTensors
-from pi_vae.variables import CATALOGUE
 
 __all__ = ["posterior"]
 
@@ -29,7 +28,7 @@ def posterior(
     seed: int = 0,
     times: Sequence | np.ndarray | None = None,
     refine: bool = False,
-    chains: int = 4,
+    chains: int = 20,
 ) -> xr.DataTree:
     """Posterior draws of every variable, residual and observation.
 
@@ -41,8 +40,8 @@ def posterior(
         seed: of the draws and of the choice of pixels.
         times: dates to add, observed or not, past or future: gap filling and forecasting. Every variable and the
             predictive of every modality are given there too (`pi_vae.data.with_dates`).
-        refine: sample by Hamiltonian Monte Carlo instead of drawing from the guide (`inference.refinement`): right
-            where the guide is not, and seconds per pixel instead of milliseconds.
+        refine: go on from draws of the guide by Hamiltonian Monte Carlo (`inference.refinement`): right where the
+            guide is not, and seconds per pixel instead of milliseconds.
         chains: of the refinement; the draws are shared out among them.
 
     Returns:
@@ -104,7 +103,7 @@ def _tree(model, data: CubeTensors, batch, found: Iterable[Group], chains: int) 
     for group in found:
         size = len(group.latents.static)
         values = {
-            name: value if CATALOGUE[name].dynamic else value.squeeze(-1)
+            name: value if model.catalogue[name].dynamic else value.squeeze(-1)
             for name, value in model.variables(group.latents).items()
         }
         season = model.season.dates(values) if model.season is not None else {}
@@ -135,8 +134,8 @@ def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Da
     coords = {"time": data.times}
     datasets = {group: {} for group in (*joined, "observed_data", "constant_data")}
     for name, array in joined["posterior"].items():
-        if name in CATALOGUE:
-            variable = CATALOGUE[name]
+        if name in model.catalogue:
+            variable = model.catalogue[name]
             dims = (*sample, "time") if variable.dynamic else sample
             attrs = {"units": variable.unit, "long_name": variable.long_name}
         elif name.startswith("season_"):
@@ -146,7 +145,8 @@ def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Da
             dims = (*sample, "time", f"{modality}_channel")
             attrs = {"units": model.modalities[modality].unit, "long_name": f"exclusive residual of {modality}"}
         else:
-            dims, attrs = ("chain", "draw", *(f"{name}_{i}" for i in range(array.ndim - 2))), {}
+            labels, attrs = _global_labels(model, name.removeprefix("global_"))
+            dims, coords = ("chain", "draw", *labels), coords | labels
         datasets["posterior"][name] = (dims, array, attrs)
     for name, observed in batch.modalities.items():
         time, channel = f"{name}_time", f"{name}_channel"
@@ -166,6 +166,22 @@ def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Da
         datasets["constant_data"][name] = (("time",), series.numpy(), {"units": DRIVER_UNITS.get(name, "")})
     used = {g: xr.Dataset(v) for g, v in datasets.items()}
     return {g: d.assign_coords({k: (k, c) for k, c in coords.items() if k in d.dims}) for g, d in used.items()}
+
+
+def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str]]:
+    """Dimensions of a global latent with their labels, and its attributes."""
+    attrs = {"units": "day"} if site.endswith("lengthscale") else {}
+    if site in ("lengthscale", "static_odds"):
+        return {"variable": list(model.dynamic)}, attrs
+    name, _, kind = site.rpartition("_") if not site.endswith("static_odds") else site.partition("_static_odds")
+    modality = model.modalities[name]
+    if kind == "coefficients":
+        return {f"{name}_coefficient": list(modality.coefficient_names)}, attrs
+    channel = {f"{name}_channel": list(modality.channels)}
+    if kind == "noise":
+        return channel, {"units": modality.unit}
+    process = {f"{name}_process": list(range(modality.residual.rank))}
+    return (channel | process, {"units": modality.unit}) if kind == "loading" else (process, attrs)
 
 
 DRIVER_UNITS = {"air_temperature": "K", "precipitation": "mm"}

@@ -17,7 +17,7 @@ from inference.training import Run
 from pi_vae import __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import CubeTensors
-from pi_vae.variables import CATALOGUE
+from pi_vae.variables import CATALOGUE, Variable
 
 __all__ = ["FLAGS", "export_geotiff", "predict"]
 
@@ -135,7 +135,8 @@ def _tile(model, data: CubeTensors, batch, draws: int, shape: tuple[int, int]) -
         stack = torch.cat(values)
         low, high = torch.quantile(stack, torch.tensor([0.05, 0.95]), dim=0)
         for statistic, array in zip(STATISTICS, (stack.mean(0), stack.std(0), low, high), strict=True):
-            maps[f"{name}_{statistic}"] = (_dims(name), _to_map(array, shape, CATALOGUE[name].dynamic))
+            variable = model.catalogue[name]
+            maps[f"{name}_{statistic}"] = (_dims(variable), _to_map(array, shape, variable.dynamic))
     for key, array in sums.items():
         name = key.removeprefix("residual_").removesuffix("_mean")
         dims = (f"{name}_time", f"{name}_channel", "y", "x")
@@ -161,8 +162,8 @@ def _flags(batch, dates: int, shape: tuple[int, int]) -> np.ndarray:
     return flags.T.unflatten(1, shape).numpy()
 
 
-def _dims(name: str) -> tuple[str, ...]:
-    return ("time", "y", "x") if CATALOGUE[name].dynamic else ("y", "x")
+def _dims(variable: Variable) -> tuple[str, ...]:
+    return ("time", "y", "x") if variable.dynamic else ("y", "x")
 
 
 def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Dataset:
@@ -187,10 +188,10 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
 
     arrays = {}
     for name in (*model.dynamic, *model.static):
-        variable = CATALOGUE[name]
+        variable = model.catalogue[name]
         for statistic, words in STATISTICS.items():
             attrs = {"units": variable.unit, "long_name": f"{variable.long_name}, {words}"}
-            arrays[f"{name}_{statistic}"] = (_dims(name), empty(_dims(name), np.nan, np.float32), attrs)
+            arrays[f"{name}_{statistic}"] = (_dims(variable), empty(_dims(variable), np.nan, np.float32), attrs)
     for name, modality in model.modalities.items():
         dims, attrs = (f"{name}_time", f"{name}_channel", "y", "x"), {"units": modality.unit}
         arrays[f"{name}_mean"] = (dims, empty(dims, np.nan, np.float32), attrs)

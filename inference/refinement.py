@@ -1,20 +1,21 @@
-r"""Refinement of the posterior for some pixels: Hamiltonian Monte Carlo, whatever the guide says.
+r"""Refinement of the posterior for some pixels: Hamiltonian Monte Carlo that begins at draws of the guide.
 
 The guide answers at once, for every pixel, with Gaussians. Where exact draws are wanted, and to see how far to trust
 the guide, chains run on the model itself. Given the global latents pixels are independent: all of them move at once,
 each with its own step size, masses and acceptance (Neal 2011, MCMC using Hamiltonian dynamics; step sizes by dual
 averaging, masses from the first draws: Hoffman & Gelman 2014, JMLR 15, section 3.2).
 
-The latents of a pixel are whitened by their prior, :math:`u = L w` with :math:`w \sim N(0, I)`; a damped Gauss-Newton
-search with the weights of the Student-t finds a mode :math:`\hat w`, and with the Cholesky factor of the curvature
-there, :math:`H = C C^T`, the chain runs in
+The latents of a pixel are whitened by their prior, :math:`u = L w` with :math:`w \sim N(0, I)`. With the Cholesky
+factor of the Gauss-Newton curvature, :math:`H = C C^T`, averaged over several chains, they run in
 
-.. math:: w = \hat w + C^{-T} z, \qquad H = I + A^T \Lambda A,
+.. math:: w = C^{-T} z, \qquad H = I + E[A^T \Lambda A],
 
-where the posterior is nearly standard normal, so that a few leapfrog steps decorrelate (Girolami & Calderhead 2011, the
-metric held fixed). `A` are the derivatives of the expected signal. It takes some seconds a pixel and chain, and memory
-grows with the square of dates times variables: for pixels that matter, not for maps. Every chain has its own draw of
-the global latents from their posterior, which stays as it is.
+where the posterior has about unit scale in most directions (Girolami & Calderhead 2011, the metric held fixed). `A` are
+the derivatives of the expected signal, :math:`\Lambda` the weights of the Student-t. Leaf area against leaf angle is a
+bent ridge ten units long, hence the long trajectories; and many short chains from a guide that is already about right
+(`inference.neural_posterior`) beat one long one (Margossian et al. 2024, Bayesian Analysis). It takes seconds a pixel,
+and memory grows with the square of dates times variables: for pixels that matter, not for maps. Groups of four chains
+share a draw of the global latents from their posterior, which stays as it is.
 """
 
 from __future__ import annotations
@@ -33,30 +34,37 @@ from pi_vae.season import DEVIATION
 __all__ = ["WhitenedPosterior", "hamiltonian", "refined_groups"]
 
 ACCEPTANCE = 0.8
-LENGTH = 1.6  # of a trajectory, a quarter turn of a standard normal
-LEAPFROGS = 24  # at most
+LENGTH = 4.0  # of a trajectory; a quarter turn of a standard normal is 1.6
+LEAPFROGS = 40  # at most
 FIRST_STEP = 0.1
+TOGETHER = 4  # chains with the same global latents
 
 
 def refined_groups(
-    model: PhysicsVAE, batch: Batch, draws: int, chains: int = 4, warmup: int = 200, thin: int = 2
+    model: PhysicsVAE, batch: Batch, draws: int, chains: int = 20, warmup: int = 60, thin: int = 1
 ) -> Iterator[Group]:
-    """Draws from the posterior of the batch's pixels given the global latents, one group a chain.
+    """Draws from the posterior of the batch's pixels given the global latents, chain after chain.
 
     Args:
         model: a fitted model.
         batch: what the encoder reads; `batch.pixels` are refined.
         draws: draws over all chains, a multiple of their number.
         chains: number of chains.
-        warmup: steps of each chain that are thrown away; they set step sizes and masses.
+        warmup: steps of each chain that are thrown away; they set metric, step sizes and masses.
         thin: steps of the chain per draw that is kept.
+
+    Yields:
+        One group per draw of the global latents, its draws chain by chain.
     """
     with torch.no_grad():
         sites = model.encoder(batch)
-        for shared in [model.draw_globals() for _ in range(chains)]:
+        for start in range(0, chains, TOGETHER):
+            shared = model.draw_globals()
+            posterior = model.posterior(sites, batch.dates, shared)
             target = WhitenedPosterior(model, batch, shared)
-            found, _ = target.chain(target.mode(), draws // chains, warmup, thin)
-            yield Group(shared, model.posterior(sites, batch.dates, shared), target.latents(found))
+            begin = target.whitened(posterior.rsample((min(TOGETHER, chains - start),)))
+            found, _ = target.chains(begin, draws // chains, warmup, thin)
+            yield Group(shared, posterior, target.latents(found.transpose(0, 1).flatten(0, 1)))
 
 
 class WhitenedPosterior:
@@ -146,15 +154,42 @@ class WhitenedPosterior:
         noise = torch.randn(self.pixels, self.size, draws)
         return mode + torch.linalg.solve_triangular(factor, noise, upper=True).permute(2, 0, 1)
 
-    def chain(self, mode: Tensor, draws: int, warmup: int, thin: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """`[draw, pixel, D]` draws of one chain per pixel, begun around its mode, and what `hamiltonian` says of it."""
-        factor = torch.linalg.inv(torch.linalg.cholesky(self.normal_equations(mode)[0])).transpose(1, 2)
+    def whitened(self, drawn: Mapping[str, Tensor]) -> Tensor:
+        """`[..., D]` of latents by site name: what `latents` turns into them."""
+        parts = [drawn["static"]]
+        for site, factor in self.factors.items():
+            part = torch.linalg.solve_triangular(factor, drawn[site].unsqueeze(-1), upper=False)
+            parts.append(part.flatten(-3))
+        return torch.cat(parts, -1)
 
-        def back(z: Tensor) -> Tensor:
-            return mode + (factor @ z.unsqueeze(-1)).squeeze(-1)
+    def chains(self, start: Tensor, draws: int, warmup: int, thin: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        """Chains of Hamiltonian Monte Carlo, several a pixel.
 
-        found, stats = hamiltonian(lambda z: self.log_prob(back(z)), torch.randn_like(mode), draws * thin, warmup)
-        return back(found[thin - 1 :: thin]), stats
+        The metric is the curvature averaged over the chains, first where they begin and twice more on the way: a
+        single point, a mode above all, knows little of a posterior that bends.
+
+        Args:
+            start: `[chain, pixel, D]` where they begin.
+            draws: of each chain.
+            warmup: steps of each that are thrown away.
+            thin: steps per draw.
+
+        Returns:
+            `[draw, chain, pixel, D]`, and what `hamiltonian` says of the last stage.
+        """
+        where, adapting = start, -(-warmup // 3)
+        for steps in (0, 0, draws * thin):
+            metric = sum(self.normal_equations(w)[0] for w in where) / len(where)
+            factor = torch.linalg.cholesky(metric).mT
+            inverse = torch.linalg.inv(factor)
+
+            def back(z: Tensor, inverse: Tensor = inverse) -> Tensor:
+                return (inverse @ z.unsqueeze(-1)).squeeze(-1)
+
+            z = (factor @ where.unsqueeze(-1)).squeeze(-1)
+            found, stats = hamiltonian(lambda z, back=back: self.log_prob(back(z)), z, steps, adapting)
+            where = back(stats["last"])
+        return torch.stack([back(z) for z in found[thin - 1 :: thin]]), stats
 
     def _design(self, name: str, w: Tensor) -> tuple[Tensor, Tensor]:
         """Expected signal `[pixel, T_m, C]` of a modality and its derivatives `[pixel, T_m, C, D]` by the latents."""
@@ -174,10 +209,13 @@ class WhitenedPosterior:
             slopes = [torch.autograd.grad(c.sum(), (u, s), retain_graph=True) for c in mean.unbind(-1)]
         by_dynamic = torch.nan_to_num(torch.stack([d.transpose(1, 2) for d, _ in slopes], 2))
         by_static = torch.nan_to_num(torch.stack([d for _, d in slopes], 2))
-        mean, columns = mean.detach(), {"static": by_static}
         rows = {site: factor[:, index] for site, factor in self.factors.items()}
-        if model.season is not None:  # what leaf area departs from its season by; that the season moves is left out
-            rows["dynamic"][model.dynamic.index("lai")] *= DEVIATION
+        if model.season is not None:
+            leaf = model.dynamic.index("lai")
+            rows["dynamic"][leaf] *= DEVIATION
+            by_leaf, by_season = by_dynamic[..., leaf].unsqueeze(-1), self._season_slopes(latents.static, index)
+            by_static = by_static + by_leaf * by_season.unsqueeze(2)
+        mean, columns = mean.detach(), {"static": by_static}
         columns["dynamic"] = torch.einsum("ntcv,vtk->ntcvk", by_dynamic, rows["dynamic"]).flatten(-2)
         for site in self.factors:
             if site == f"residual_{name}":
@@ -188,6 +226,16 @@ class WhitenedPosterior:
                 columns[site] = mean.new_zeros(*mean.shape, self.sizes[site])
         return mean, torch.cat([columns[site] for site in self.sizes], -1)
 
+    def _season_slopes(self, static: Tensor, index: Tensor) -> Tensor:
+        """`[pixel, T_m, S]` derivatives of the season, on the scale of leaf area, by static latents `[pixel, S]`."""
+        model, dates = self.model, self.batch.dates[index]
+        with torch.enable_grad():
+            static = static.clone().requires_grad_()
+            values = dict(zip(model.static, model.static_marginals(static).unbind(-1), strict=True))
+            course = model.season(values, dates, torch.zeros(len(dates)))
+            slopes = [torch.autograd.grad(date.sum(), static, retain_graph=True)[0] for date in course.unbind(-1)]
+        return torch.nan_to_num(torch.stack(slopes, 1))
+
 
 def hamiltonian(
     density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int
@@ -195,22 +243,24 @@ def hamiltonian(
     """Hamiltonian Monte Carlo on many independent targets of about unit scale at once.
 
     Args:
-        density: `[..., D]` -> `[...]` log densities, up to constants.
-        start: `[..., D]` where the chains begin.
+        density: `[..., target, D]` -> `[..., target]` log densities, up to constants.
+        start: `[..., target, D]` where the chains begin; those of one target share its step size and masses.
         draws: steps that are kept.
         warmup: steps before, in which each target finds its step size, and its masses.
 
     Returns:
-        draws `[draw, ..., D]`, and ``acceptance`` and ``step`` of every target, `[...]`.
+        draws `[draw, ..., target, D]`; ``acceptance`` over all steps and ``step`` of every target, `[target]`; and
+        ``last``, where the chains end.
     """
     where, (level, slope) = start, _with_gradient(density, start)
-    mass = torch.ones_like(start)
-    step = _StepSize(level)
+    targets = start.shape[-2]
+    mass = start.new_ones(start.shape[-2:])
+    step = _StepSize(start.new_full((targets,), FIRST_STEP))
     seen, kept, accepted = [], [], []
     for i in range(warmup + draws):
         if i < warmup and i in (warmup // 3, 2 * warmup // 3):
             mass, seen = _masses(seen), []
-            step = _StepSize(level)
+            step = _StepSize(step.average)
         size = (step.current if i < warmup else step.average).unsqueeze(-1)
         scale = mass.rsqrt()  # of a coordinate: steps in it are that much longer
         momentum = torch.randn_like(where)
@@ -226,21 +276,22 @@ def hamiltonian(
         moves = torch.rand_like(probability) < probability
         level = torch.where(moves, height, level)
         where, slope = (torch.where(moves.unsqueeze(-1), new, old) for new, old in ((there, where), (gradient, slope)))
+        accepted.append(probability.reshape(-1, targets).mean(0))
         if i < warmup:
-            step.update(probability)
+            step.update(accepted[-1])
             seen.append(where)
         else:
             kept.append(where)
-            accepted.append(probability)
-    return torch.stack(kept), {"acceptance": torch.stack(accepted).mean(0), "step": step.average}
+    found = torch.stack(kept) if kept else start.new_empty(0, *start.shape)
+    return found, {"acceptance": torch.stack(accepted).mean(0), "step": step.average, "last": where}
 
 
 class _StepSize:
     """Step size of every target by dual averaging."""
 
-    def __init__(self, like: Tensor) -> None:
-        self.current = self.average = torch.full_like(like, FIRST_STEP)
-        self.towards, self.error, self.count = math.log(10 * FIRST_STEP), torch.zeros_like(self.current), 0
+    def __init__(self, first: Tensor) -> None:
+        self.current = self.average = first
+        self.towards, self.error, self.count = torch.log(3 * first), torch.zeros_like(first), 0
 
     def update(self, probability: Tensor) -> None:
         self.count += 1
@@ -253,8 +304,9 @@ class _StepSize:
 
 
 def _masses(seen: list[Tensor]) -> Tensor:
-    """Inverse variances of the draws of the later two thirds, drawn towards 1 as long as they are few."""
+    """`[target, D]` inverse variances of the draws of the later two thirds, drawn towards 1 as long as they are few."""
     draws = torch.stack(seen[len(seen) // 3 :])
+    draws = draws.reshape(-1, *draws.shape[-2:])
     share = len(draws) / (len(draws) + 20.0)
     return 1 / (share * draws.var(0) + 1 - share).clamp(1e-2, 1e2)
 

@@ -20,13 +20,16 @@ from torch import Tensor
 
 from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
+from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 
 __all__ = ["calibration_loss", "dream", "recovery_loss"]
 
 DRAWS = 16  # few would blur the predictive density, and more noise would seem to serve it
 DREAM_WEIGHT = 0.03  # of a simulated pixel beside an observed one: what the data say of themselves comes first
+DREAM_SIZE, DREAM_PATCHES = 16, 2
 REGIONS = 8  # of a patch
+FEW_GAPS = {"dates": 0.03, "blocks": 0.3, "modality": 0.02}  # intervals are wanted for data as they come
 MEMORY = 0.9  # share of the variance that a dream takes over at most
 
 
@@ -78,19 +81,13 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
     """
     patches, height, width = batch.shape
     everywhere = dataclasses.replace(batch, pixels=torch.arange(patches * height * width, device=batch.dates.device))
-    known = vae.posterior(vae.encoder(everywhere), batch.dates, shared)
-    region = _regions(patches, height, width, batch.dates.device)
-    drawn = {}
-    for name, prior in vae.priors(batch.dates, shared).items():
-        mean = known.static.mean if name == "static" else known.processes[name].mean
-        share = mean.square().mean([d for d in range(mean.dim()) if d != 1], keepdim=True)
-        memory = share.clamp(max=MEMORY)
-        mean = mean * (memory / share.clamp_min(1e-6)).sqrt()
-        shape = (patches, *(1 for _ in prior.event_shape))
-        common = torch.rand(shape, device=region.device).repeat_interleave(height * width, 0)
-        together = prior.expand([patches * REGIONS]).sample()[region]
-        fresh = common.sqrt() * together + (1 - common).sqrt() * prior.expand([len(region)]).sample()
-        drawn[name] = mean + (1 - memory).sqrt() * fresh
+    priors = vae.priors(batch.dates, shared)
+    if height * width == 1:
+        drawn = {name: prior.expand([patches]).sample() for name, prior in priors.items()}
+    else:
+        known = vae.posterior(vae.encoder(everywhere), batch.dates, shared)
+        region = _regions(patches, height, width, batch.dates.device)
+        drawn = {name: _textured(prior, known, name, region, batch.shape) for name, prior in priors.items()}
     latents = vae.latents(drawn, batch.dates)
     modalities = {}
     for name, observed in batch.modalities.items():
@@ -99,6 +96,19 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
         values = values.unflatten(0, (patches, height, width)).permute(0, 3, 4, 1, 2)
         modalities[name] = dataclasses.replace(observed, values=values)
     return drawn, dataclasses.replace(batch, modalities=modalities)
+
+
+def _textured(prior, known: ChainPosterior, name: str, region: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """`[patch * y * x, ...]` latents of a site: what is known of them, and fresh draws for the rest of the variance."""
+    mean = known.static.mean if name == "static" else known.processes[name].mean
+    share = mean.square().mean([d for d in range(mean.dim()) if d != 1], keepdim=True)
+    memory = share.clamp(max=MEMORY)
+    mean = mean * (memory / share.clamp_min(1e-6)).sqrt()
+    each = (shape[0], *(1 for _ in prior.event_shape))
+    common = torch.rand(each, device=region.device).repeat_interleave(shape[1] * shape[2], 0)
+    together = prior.expand([shape[0] * REGIONS]).sample()[region]
+    fresh = common.sqrt() * together + (1 - common).sqrt() * prior.expand([len(region)]).sample()
+    return mean + (1 - memory).sqrt() * fresh
 
 
 def _regions(patches: int, height: int, width: int, device: torch.device) -> Tensor:

@@ -6,31 +6,26 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyro
 import torch
 import xarray as xr
 from lightning_fabric import Fabric
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from inference.objective import ChainRuleELBO
-from inference.sleep import calibration_loss
+from inference.optimisation import Phase, deterministic, guarded, progress_bar, restored
+from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_loss
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import CubeTensors
 from pi_vae.data.occlusion import occlude
 
-__all__ = ["Run", "fit", "load"]
+__all__ = ["Run", "fit", "keep_weights", "load"]
 
 CHECKPOINT = "checkpoint.pt"
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
 CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
-FEW_GAPS = {"dates": 0.03, "blocks": 0.3, "modality": 0.02}  # intervals are wanted for data as they come
-DREAM_SIZE, DREAM_PATCHES = 16, 2
 SAVE_EVERY = 200  # steps
 log = logging.getLogger(__name__)
 
@@ -105,8 +100,8 @@ def fit(
     _set_statistics(model, data)
     run = Run(model, seed=seed, folder=folder)
     learning = steps - int(CALIBRATION * steps)
-    phases = [_Phase(_learning_groups(model, learning_rate), learning)]
-    phases.append(_Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
+    phases = [Phase(_learning_groups(model, learning_rate), learning)]
+    phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
     first = _resume(run, phases, generator, steps) if folder else 0
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
@@ -114,22 +109,22 @@ def fit(
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
-    with _bar(progress) as bar, _deterministic(), _restored(model):
-        task = bar.add_task("fit", total=steps, completed=first, elbo=math.nan, rate=0.0)
+    with progress_bar(progress, "nat per observation") as bar, deterministic(), restored(model):
+        task = bar.add_task("fit", total=steps, completed=first, value=math.nan, rate=0.0)
         for step in range(first, steps):
             phase = phases[step >= learning]
             phase.enter(model)
             model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
             if step < learning:
                 batch = occlude(data.patches(count, patch_size, pixels, generator), generator).to(fabric.device)
-                loss = _guarded(elbo, batch) / observations
+                loss = guarded(elbo, batch) / observations
             else:
                 few = max(1, pixels // 4)
                 batch, imagined = (
                     occlude(data.patches(*patch, number, generator), generator, **FEW_GAPS).to(fabric.device)
                     for patch, number in (((count, patch_size), few), (dreams, data.pixels))
                 )
-                loss = _guarded(calibration_loss, model, batch, imagined) / observations
+                loss = guarded(calibration_loss, model, batch, imagined) / observations
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
@@ -141,7 +136,7 @@ def fit(
                 for key, value in (("step", step), ("loss", loss.item()), ("seconds", seconds)):
                     run.history[key].append(value)
                 rate = (step + 1) * len(batch.pixels) / max(seconds, 1e-9)
-                bar.update(task, elbo=-loss.item(), rate=rate)
+                bar.update(task, value=-loss.item(), rate=rate)
             bar.update(task, completed=step + 1)
             if folder and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
                 _save(run, phases, generator, step + 1, steps)
@@ -179,35 +174,6 @@ def _set_statistics(model: PhysicsVAE, data: CubeTensors) -> None:
             model.encoder.set_statistics(name, values.mean(1), spread)
 
 
-class _Phase:
-    """Steps that train some of the parameters: Adam with warm-up and cosine decay."""
-
-    def __init__(self, groups: list[dict], steps: int) -> None:
-        self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _schedule(step, steps))
-
-    def enter(self, model: PhysicsVAE) -> None:
-        """Let these parameters learn and no others."""
-        own = {id(p) for p in self.parameters}
-        for p in model.parameters():
-            p.requires_grad_(id(p) in own)
-
-    def descend(self, loss: torch.Tensor, fabric: Fabric) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
-        self.optimizer.step()
-        self.scheduler.step()
-
-    def state_dict(self) -> dict:
-        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-
-
 def _spread(model: PhysicsVAE) -> list[torch.nn.Parameter]:
     """What says how far the truth may lie from the means: of latents, and of observations."""
     parts = (*model.encoder.spread_heads(), *(m.noise for m in model.modalities.values()))
@@ -233,20 +199,6 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     return [{"params": group, "lr": factor * learning_rate} for group, factor in factors if group]
 
 
-def _guarded(objective, *arguments) -> torch.Tensor:
-    """A loss; NaN where the parameters have run away so far that there is none."""
-    try:
-        with pyro.validation_enabled(False):
-            return objective(*arguments)
-    except torch.linalg.LinAlgError:
-        return torch.tensor(math.nan)
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm, steps = max(1, int(0.03 * steps)), max(1, steps)
-    return min(1.0, (step + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
-
-
 def _prepare(checkpoint: str | Path | None) -> Path | None:
     if checkpoint is None:
         return None
@@ -257,7 +209,7 @@ def _prepare(checkpoint: str | Path | None) -> Path | None:
     return folder
 
 
-def _save(run: Run, phases: list[_Phase], generator, step: int, steps: int) -> None:
+def _save(run: Run, phases: list[Phase], generator, step: int, steps: int) -> None:
     state = {
         "version": __version__,
         "settings": run.model.settings,
@@ -270,12 +222,23 @@ def _save(run: Run, phases: list[_Phase], generator, step: int, steps: int) -> N
         "seed": run.seed,
         "history": run.history,
     }
-    temporary = run.folder / (CHECKPOINT + ".part")
+    _write(state, run.folder)
+
+
+def keep_weights(run: Run) -> None:
+    """Bring the checkpoint of a run up to its weights, where it has one."""
+    if run.folder is not None:
+        state = torch.load(run.folder / CHECKPOINT, weights_only=True, map_location="cpu")
+        _write(state | {"model": run.model.state_dict()}, run.folder)
+
+
+def _write(state: dict, folder: Path) -> None:
+    temporary = folder / (CHECKPOINT + ".part")
     torch.save(state, temporary)
-    temporary.replace(run.folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
+    temporary.replace(folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
 
 
-def _resume(run: Run, phases: list[_Phase], generator, steps: int) -> int:
+def _resume(run: Run, phases: list[Phase], generator, steps: int) -> int:
     path = run.folder / CHECKPOINT
     if not path.exists():
         return 0
@@ -303,40 +266,3 @@ def _load_weights(model: PhysicsVAE, weights: dict, path: Path) -> None:
             f"{path} belongs to a model of another structure ({str(error).splitlines()[-1].strip()}): build the model "
             "with the settings of that fit."
         ) from error
-
-
-@contextmanager
-def _restored(model: PhysicsVAE) -> Iterator[None]:
-    """Afterwards, the same parameters learn as before."""
-    before = [(p, p.requires_grad) for p in model.parameters()]
-    try:
-        yield
-    finally:
-        for p, learns in before:
-            p.requires_grad_(learns)
-
-
-@contextmanager
-def _deterministic() -> Iterator[None]:
-    """Same seed, same numbers: gradients of an indexed tensor are otherwise summed in the order that threads finish."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
-def _bar(enabled: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ELBO per observation {task.fields[elbo]:.3f} nat"),
-        TextColumn("{task.fields[rate]:.0f} series/s"),
-        TimeRemainingColumn(),
-        disable=not enabled,
-    )

@@ -98,8 +98,11 @@ class Optical(Modality):
         bands: names of the bands, in the order of the cube.
         sensor: ``"S2A"`` or ``"S2B"``.
         nodes: wavelengths per band of the reduced quadrature; ``None`` is exact and far slower.
-        residual: rank of the exclusive residual, 0 for none.
+        residual: rank of the exclusive residual that lasts, 0 for none.
         degrees_of_freedom: of the Student-t likelihood.
+        transient: rank of the part of the residual that is new at every date and common to its bands (haze, adjacency,
+            thin cloud, anisotropy), 0 for none; repeated observations of a field differ by 0.03 to 0.05 in this way.
+        kernel: of the residual, see `TemporalGP`.
     """
 
     def __init__(
@@ -109,6 +112,8 @@ class Optical(Modality):
         nodes: int | None = 3,
         residual: int = 3,
         degrees_of_freedom: float = 3.0,
+        transient: int = 0,
+        kernel: str = "matern32",
     ) -> None:
         bands = tuple(str(band) for band in bands)
         super().__init__(
@@ -117,11 +122,13 @@ class Optical(Modality):
             ("sza", "vza", "raa"),
             {},
             noise=0.015,
-            residual=Residual(len(bands), residual, scale=0.01) if residual else None,
+            residual=Residual(len(bands), residual, 0.01, kernel=kernel, transient=transient, transient_scale=0.03)
+            if residual or transient
+            else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {"bands": list(bands), "sensor": sensor, "nodes": nodes, "residual": residual}
-        self.settings["degrees_of_freedom"] = degrees_of_freedom
+        self.settings |= {"degrees_of_freedom": degrees_of_freedom, "transient": transient, "kernel": kernel}
 
 
 class Radar(Modality):
@@ -135,21 +142,29 @@ class Radar(Modality):
         soil: scattering model of the soil, see `WaterCloud`.
         residual: rank of the exclusive residual, 0 for none.
         degrees_of_freedom: of the Student-t likelihood.
+        kernel: of the residual, see `TemporalGP`.
     """
 
     unit = "dB"
 
-    def __init__(self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 30.0) -> None:
+    def __init__(
+        self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 30.0, kernel: str = "matern32"
+    ) -> None:
         super().__init__(
             WaterCloud(soil=soil),
             ("VV", "VH"),
             ("incidence",),
             {"a_vv": 0.03, "a_vh": 0.006, "b_vv": 0.12, "b_vh": 0.12},
             noise=1.0,
-            residual=Residual(2, residual, scale=1.0) if residual else None,
+            residual=Residual(2, residual, scale=1.0, kernel=kernel) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
-        self.settings = {"soil": soil, "residual": residual, "degrees_of_freedom": degrees_of_freedom}
+        self.settings = {
+            "soil": soil,
+            "residual": residual,
+            "degrees_of_freedom": degrees_of_freedom,
+            "kernel": kernel,
+        }
 
     def to_likelihood(self, signal: Tensor) -> Tensor:
         """Linear power -> dB."""

@@ -31,7 +31,7 @@ from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
 from pi_vae.priors import GlobalLatents, Marginals, TemporalGP
 from pi_vae.season import SeasonalMean
-from pi_vae.variables import CATALOGUE, lookup
+from pi_vae.variables import Variable, changed, lookup
 
 __all__ = ["Latents", "PhysicsVAE"]
 
@@ -65,15 +65,25 @@ class PhysicsVAE(nn.Module):
         layers: its attention layers.
         phenology: seasons per year, 0, 1 or 2, that leaf area follows (`pi_vae.season`); with 0 it has no expected
             course.
+        priors: what this model changes in the catalogue of variables, variable -> field -> value
+            (`pi_vae.variables.changed`): another prior, a narrower support, static instead of dynamic or the reverse.
+
+    Attributes:
+        catalogue: name -> variable, with these changes; all that is said of a variable of this model stands there.
+        dynamic, static: names of the variables that the model reads, in the order of their latents.
 
     Raises:
-        ValueError: no modality reads leaf area, yet it shall follow a season; or another number of seasons.
+        ValueError: no modality reads leaf area, yet it shall follow a season; another number of seasons; a change of
+            the catalogue that makes no sense, concerns a variable that no modality reads, or lets leaf area stand
+            still or a date of the season move.
 
     Example:
         >>> from pi_vae import Optical, PhysicsVAE, Radar
         >>> model = PhysicsVAE({"s2": Optical(bands=["B03", "B04", "B08"], residual=1), "s1": Radar()})
         >>> model.dynamic
         ('lai', 'cab', 'cw', 'cbrown', 'soil_moisture', 'soil_brightness')
+        >>> PhysicsVAE(priors={"ala": {"dynamic": True}, "cw": {"loc": 0.019, "scale": 0.0095}}).dynamic
+        ('lai', 'cab', 'cw', 'cbrown', 'soil_moisture', 'soil_brightness', 'ala')
     """
 
     def __init__(
@@ -84,20 +94,26 @@ class PhysicsVAE(nn.Module):
         width: int = 64,
         layers: int = 2,
         phenology: int = 0,
+        priors: Mapping[str, Mapping[str, float | str | bool]] | None = None,
     ) -> None:
         super().__init__()
         self.modalities = nn.ModuleDict(modalities if modalities is not None else {"s2": Optical(), "s1": Radar()})
         needed = {name for modality in self.modalities.values() for name in modality.variables}
+        priors = priors if priors is not None else {}
+        self.catalogue: dict[str, Variable] = changed(priors)
+        self._priors = {v: {field: getattr(self.catalogue[v], field) for field in priors[v]} for v in priors}
         lookup(needed)
-        self.season = SeasonalMean(phenology) if phenology else None
+        self.season = SeasonalMean(phenology, self.catalogue) if phenology else None
         if self.season is not None:
             if "lai" not in needed:
                 raise ValueError("No modality reads 'lai', whose season phenology describes: set phenology=0.")
             needed |= set(self.season.variables)
-        variables = [v for v in CATALOGUE.values() if v.name in needed]
+        variables = [v for v in self.catalogue.values() if v.name in needed]
         self.dynamic = tuple(v.name for v in variables if v.dynamic)
         self.static = tuple(v.name for v in variables if not v.dynamic)
-        self.dynamic_marginals, self.static_marginals = Marginals(self.dynamic), Marginals(self.static)
+        self._check_priors(needed)
+        self.dynamic_marginals = Marginals(self.dynamic, self.catalogue)
+        self.static_marginals = Marginals(self.static, self.catalogue)
         self.temporal = temporal if temporal is not None else TemporalGP()
         days = lengthscale if lengthscale is not None else {"soil_moisture": 30.0}
         days = days if isinstance(days, Mapping) else dict.fromkeys(self.dynamic, days)
@@ -129,10 +145,12 @@ class PhysicsVAE(nn.Module):
                 for name, modality in self.modalities.items()
             },
             "kernel": self.temporal.name,
+            "backend": self.temporal.backend,
             "lengthscale": dict(zip(self.dynamic, self.lengthscale.prior_loc.exp().tolist(), strict=True)),
             "width": self._width,
             "layers": self._layers,
             "phenology": self._phenology,
+            "priors": {name: dict(fields) for name, fields in self._priors.items()},
         }
 
     @classmethod
@@ -151,9 +169,10 @@ class PhysicsVAE(nn.Module):
             laws = arguments.pop("laws")
             modalities[name] = BUILT_IN[kind](**arguments)
             modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
-        temporal = TemporalGP(settings["kernel"])
+        temporal = TemporalGP(settings["kernel"], settings.get("backend", "auto"))
         options = {name: settings[name] for name in ("lengthscale", "width", "layers")}
         options["phenology"] = settings.get("phenology", 0)  # runs of version 0.1 have none
+        options["priors"] = settings.get("priors")  # nor these
         return cls(modalities, temporal, **options)
 
     def model(self, batch: Batch) -> None:
@@ -161,7 +180,7 @@ class PhysicsVAE(nn.Module):
         n = len(batch.pixels)
         shared = {site: pyro.sample(site, prior) for site, prior in self._globals("prior").items()}
         with pyro.plate("pixel", n), poutine.scale(scale=batch.scale):
-            priors = self.priors(batch.dates, shared)
+            priors = self.priors(batch.dates, shared, n)
             with poutine.scale(scale=self.kl_weight):
                 drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
             latents = self.latents(drawn, batch.dates)
@@ -191,17 +210,26 @@ class PhysicsVAE(nn.Module):
             dates: `[T]` union dates.
             shared: global latents by site name (`draw_globals`).
         """
-        return ChainPosterior(sites, self.priors(dates, shared))
+        return ChainPosterior(sites, self.priors(dates, shared, len(sites.static_mean)))
 
-    def priors(self, dates: Tensor, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
-        """Prior of the local latents by site name: the static ones, then every process at the dates."""
+    def priors(
+        self, dates: Tensor, shared: Mapping[str, Tensor], pixels: int | None = None
+    ) -> dict[str, dist.TorchDistribution]:
+        """Prior of the local latents by site name: the static ones, then every process at the dates.
+
+        Args:
+            dates: `[T]` union dates.
+            shared: global latents by site name.
+            pixels: how many will be asked for, where it is known; it only helps to choose how to compute.
+        """
+        size = {} if pixels is None else {"series": pixels * len(self.dynamic)}
         identity = torch.eye(len(self.static), device=dates.device)
         priors = {"static": dist.MultivariateNormal(identity.new_zeros(len(self.static)), scale_tril=identity)}
-        priors["dynamic"] = self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"])
+        priors["dynamic"] = self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"], **size)
         for name, modality in self.modalities.items():
             if modality.residual is not None:
                 lengthscale, static_odds = shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"]
-                priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds)
+                priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds, **size)
         return priors
 
     def latents(self, drawn: Mapping[str, Tensor], dates: Tensor) -> Latents:
@@ -234,6 +262,24 @@ class PhysicsVAE(nn.Module):
         dynamic = self.dynamic_marginals(latents.dynamic[..., index], dim=-2).unbind(-2)
         values = dict(zip(self.dynamic, dynamic, strict=True))
         return values | {name: value.unsqueeze(-1) for name, value in self._static_values(latents.static).items()}
+
+    def _check_priors(self, needed: set[str]) -> None:
+        """Refuse changes of the catalogue that this model has no use for."""
+        unread = [name for name in self._priors if name not in needed]
+        if unread:
+            raise ValueError(
+                f"No modality reads {', '.join(map(repr, unread))}, whose prior is given: leave it out, or add the "
+                "modality or phenology that reads it."
+            )
+        if not self.dynamic or not self.static:
+            missing = "static" if self.dynamic else "dynamic"
+            raise ValueError(f"No variable of this model is {missing}: leave at least one so.")
+        if self.season is not None:
+            moving = [name for name in self.season.variables if name in self.dynamic]
+            if moving:
+                raise ValueError(f"{moving[0]!r} describes a whole season: leave it static.")
+            if "lai" in self.static:
+                raise ValueError("Leaf area follows a season and cannot be static: leave 'lai' dynamic.")
 
     def _static_values(self, static: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.static, self.static_marginals(static).unbind(-1), strict=True))

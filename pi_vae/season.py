@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from pi_vae.physics import DoubleLogistic
 from pi_vae.priors import Marginals
+from pi_vae.variables import CATALOGUE, Variable
 
 __all__ = ["SeasonalMean"]
 
@@ -43,6 +44,7 @@ class SeasonalMean(nn.Module):
 
     Args:
         seasons: per year, 1 or 2; the second begins a pause after the end of the first and shares its rates.
+        catalogue: whose prior of leaf area sets the standard-normal scale.
 
     Attributes:
         variables: names of the static variables that are read, of the catalogue.
@@ -51,12 +53,12 @@ class SeasonalMean(nn.Module):
         ValueError: another number of seasons.
     """
 
-    def __init__(self, seasons: int = 1) -> None:
+    def __init__(self, seasons: int = 1, catalogue: Mapping[str, Variable] = CATALOGUE) -> None:
         super().__init__()
         if seasons not in (1, 2):
             raise ValueError(f"phenology is {seasons}: give 0 for none, or 1 or 2 seasons a year.")
         self.seasons, self.variables = seasons, FIRST + SECOND * (seasons == 2)
-        self.curve, self.marginal = DoubleLogistic(), Marginals(["lai"])
+        self.curve, self.marginal = DoubleLogistic(), Marginals(["lai"], catalogue)
 
     def course(self, variables: Mapping[str, Tensor], dates: Tensor) -> Tensor:
         """Leaf area of the season.

@@ -17,10 +17,12 @@ Sources
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from numbers import Real
 
-__all__ = ["CATALOGUE", "Variable", "lookup"]
+__all__ = ["CATALOGUE", "Variable", "changed", "lookup"]
 
 
 @dataclass(frozen=True)
@@ -119,16 +121,78 @@ CATALOGUE: dict[str, Variable] = {
 }  # fmt: skip
 
 
-def lookup(names: Iterable[str]) -> list[Variable]:
-    """Catalogue entries of the names, in the order given.
+def lookup(names: Iterable[str], catalogue: Mapping[str, Variable] = CATALOGUE) -> list[Variable]:
+    """Entries of the names in a catalogue, in the order given.
 
     Raises:
         ValueError: a name is not in the catalogue; the message lists the names that are.
     """
     names = list(names)
-    unknown = [name for name in names if name not in CATALOGUE]
+    unknown = [name for name in names if name not in catalogue]
     if unknown:
         raise ValueError(
-            f"Unknown variable {', '.join(map(repr, unknown))}: use names of the catalogue ({', '.join(CATALOGUE)})."
+            f"Unknown variable {', '.join(map(repr, unknown))}: use names of the catalogue ({', '.join(catalogue)})."
         )
-    return [CATALOGUE[name] for name in names]
+    return [catalogue[name] for name in names]
+
+
+def changed(priors: Mapping[str, Mapping[str, float | str | bool]]) -> dict[str, Variable]:
+    """The catalogue with other priors.
+
+    Args:
+        priors: variable -> field -> value, of the fields ``low``, ``high``, ``loc`` and ``scale`` (in the unit of the
+            variable), ``prior`` and ``dynamic``. The support can only become narrower: the operators hold on it.
+
+    Returns:
+        All entries of the catalogue by name, in its order.
+
+    Raises:
+        ValueError: an unknown variable or field, a value that is none of the field, or values that contradict each
+            other: an empty or wider support, a normal without spread, ``loc`` or ``scale`` of a uniform prior, a normal
+            that lies so far outside its support that next to nothing of it is left.
+
+    Example:
+        >>> changed({"cw": {"loc": 0.019, "scale": 0.0095}})["cw"].scale
+        0.0095
+    """
+    lookup(priors)
+    return CATALOGUE | {name: _changed(CATALOGUE[name], dict(fields)) for name, fields in priors.items()}
+
+
+FIELDS = ("low", "high", "loc", "scale", "prior", "dynamic")
+FAR = 4.0  # sd from the mean of a normal to its support
+
+
+def _changed(variable: Variable, fields: dict[str, float | str | bool]) -> Variable:
+    name = variable.name
+    for field, value in fields.items():
+        if field not in FIELDS:
+            raise ValueError(f"Unknown field {field!r} in the prior of {name!r}: use {', '.join(FIELDS)}.")
+        if field == "prior":
+            known = value in ("normal", "uniform")
+        elif field == "dynamic":
+            known = isinstance(value, bool)
+        else:
+            known = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not known:
+            kind = {"prior": "'normal' or 'uniform'", "dynamic": "True or False"}.get(field, "a finite number")
+            raise ValueError(f"The {field} of {name!r} is {value!r}: give {kind}.")
+        if field in ("low", "high", "loc", "scale"):
+            fields[field] = float(value)  # plain numbers, for checkpoints
+    new = replace(variable, **fields)
+    support = f"[{new.low:g}, {new.high:g}]"
+    if not variable.low <= new.low < new.high <= variable.high:
+        raise ValueError(
+            f"The support of {name!r} would be {support}: give one within [{variable.low:g}, {variable.high:g}], where "
+            "the operators hold."
+        )
+    if new.prior == "uniform" and not {"loc", "scale"}.isdisjoint(fields):
+        raise ValueError(f"The prior of {name!r} is uniform and has no loc or scale: give low and high alone.")
+    if new.prior == "normal" and new.scale <= 0:
+        raise ValueError(f"The scale of {name!r} is {new.scale:g}: give a positive standard deviation.")
+    if new.prior == "normal" and max(new.low - new.loc, new.loc - new.high) > FAR * new.scale:
+        raise ValueError(
+            f"The normal of {name!r}, {new.loc:g} +- {new.scale:g}, has next to nothing on its support {support}: move "
+            "loc or widen scale."
+        )
+    return new

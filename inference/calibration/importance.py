@@ -31,7 +31,6 @@ from inference.training import Run
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch, CubeTensors
-from pi_vae.variables import CATALOGUE
 
 __all__ = ["importance", "log_joint", "refine", "smoothed_weights"]
 
@@ -101,13 +100,14 @@ def refine(
         columns = torch.arange(index.shape[1])
         chosen = {site: value[index, columns] for site, value in drawn.items()}
         for name, value in model.variables(model.latents(chosen, dates)).items():
-            kept.setdefault(name, []).append((value if CATALOGUE[name].dynamic else value.squeeze(-1)).numpy())
+            kept.setdefault(name, []).append((value if model.catalogue[name].dynamic else value.squeeze(-1)).numpy())
         stats.append((khat, effective))
     location, times = _places(run, cube, pixels, seed)
     variables = {}
     for name, parts in kept.items():
-        dims = ("chain", "draw", "pixel", "time") if CATALOGUE[name].dynamic else ("chain", "draw", "pixel")
-        attrs = {"units": CATALOGUE[name].unit, "long_name": CATALOGUE[name].long_name}
+        variable = model.catalogue[name]
+        dims = ("chain", "draw", "pixel", "time") if variable.dynamic else ("chain", "draw", "pixel")
+        attrs = {"units": variable.unit, "long_name": variable.long_name}
         variables[name] = (dims, np.concatenate(parts, 1)[None], attrs)
     khat, effective = (np.concatenate(column) for column in zip(*stats, strict=True))
     return xr.DataTree.from_dict(

@@ -11,7 +11,6 @@ from pi_vae.data.batches import CubeTensors
 from pi_vae.data.cube import complete
 from pi_vae.data.sentinel1 import s1_node
 from pi_vae.data.sentinel2 import s2_node
-from pi_vae.variables import CATALOGUE
 
 __all__ = ["pattern", "simulate"]
 
@@ -105,7 +104,7 @@ def _fields(model, batch, sites, shared) -> dict[str, torch.Tensor]:
     latents = model.latents(drawn, batch.dates)
     fields = {}
     for name, value in model.variables(latents).items():
-        fields[name] = value if CATALOGUE[name].dynamic else value.squeeze(-1)
+        fields[name] = value if model.catalogue[name].dynamic else value.squeeze(-1)
     for name in latents.residual:
         residual = model.residual(name, latents, shared)
         fields[f"{name}_residual"] = residual[:, batch.modalities[name].index]
@@ -134,9 +133,10 @@ def _truth(model, data: CubeTensors, fields: dict[str, np.ndarray], shared: dict
     truth = {}
     coords = {"time": data.times}
     for name, array in fields.items():
-        if name in CATALOGUE:
-            dims = ("time", "y", "x") if CATALOGUE[name].dynamic else ("y", "x")
-            attrs = {"units": CATALOGUE[name].unit, "long_name": CATALOGUE[name].long_name}
+        if name in model.catalogue:
+            variable = model.catalogue[name]
+            dims = ("time", "y", "x") if variable.dynamic else ("y", "x")
+            attrs = {"units": variable.unit, "long_name": variable.long_name}
         else:
             modality = name.removesuffix("_residual")
             coords[f"{modality}_time"] = data.times[data.modalities[modality].index.numpy()]

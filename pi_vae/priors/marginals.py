@@ -23,13 +23,13 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.special import ndtr, ndtri
 
-from pi_vae.variables import lookup
+from pi_vae.variables import CATALOGUE, Variable, lookup
 
 __all__ = ["Marginals"]
 
@@ -39,14 +39,15 @@ class Marginals(nn.Module):
 
     Args:
         names: `V` variables of the catalogue.
+        catalogue: the entries, where they are not those of `pi_vae.variables` (`pi_vae.variables.changed`).
 
     Raises:
         ValueError: a name is not in the catalogue.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], catalogue: Mapping[str, Variable] = CATALOGUE) -> None:
         super().__init__()
-        variables = lookup(names)
+        variables = lookup(names, catalogue)
         self.names = tuple(v.name for v in variables)
         for field in ("low", "high", "loc", "scale"):
             values = torch.tensor([getattr(v, field) for v in variables], dtype=torch.float64)

@@ -6,6 +6,10 @@ recursions are in `pi_vae.priors.markov`. Draws of the posterior follow from dra
 
 .. math:: u^* - (K^{-1} + \Lambda)^{-1} (\Lambda u^* + \Lambda^{1/2} \varepsilon) \sim N(0, (K^{-1} + \Lambda)^{-1}).
 
+Tensors of all series and dates are float64, and beyond 32 MB each glibc maps and unmaps them at every use, which for
+long series costs up to a third more; ``MALLOC_MMAP_THRESHOLD_=68719476736 MALLOC_TRIM_THRESHOLD_=68719476736`` in the
+environment of the process keeps the memory instead (benchmarks/temporal.py measures with it).
+
 The coordinates of a posterior mean :math:`\mu` are :math:`\mu` itself and its weights :math:`K^{-1}\mu`.
 
 Example:
@@ -26,7 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pi_vae.priors.markov import Filter, Simulate, Smooth, Spread, Transitions, columns, noise_factors
+from pi_vae.priors.markov import Filter, Observe, Simulate, Smooth, Spread, Transitions, columns, noise_factors
 
 __all__ = ["StateSpace", "StateSpaceGiven"]
 
@@ -87,7 +91,7 @@ class StateSpace:
     @property
     def log_det(self) -> Tensor:
         """`[V]` its log determinant."""
-        log_det, _ = Spread.apply(self._certain, self._certain.precision, self.column, *self.steps)
+        log_det, *_ = Spread.apply(self._certain, self._certain.precision, self.column, *self.steps)
         return (log_det.squeeze(-1) + self.shape[1] * math.log(self.nugget)).to(self.dtype)
 
     def draw(self, shape: torch.Size) -> Tensor:
@@ -116,8 +120,7 @@ class StateSpace:
             for d, steps, share in zip(self.filters, self.steps, self.shares, strict=True)
         ]
         level = torch.where(self.column[-1] > 0, self.column[-1], 1.0).sqrt() * (self.column[-1] > 0)
-        course = Simulate.apply(self.transitions, noise[:-1], level, *self.steps, *factors)
-        return torch.add(course, noise[-1], alpha=math.sqrt(self.nugget))
+        return Simulate.apply(self.transitions, noise, math.sqrt(self.nugget), level, *self.steps, *factors)
 
     def enter(self, value: Tensor, batch: int | None = None) -> Tensor:
         """`[*draws, *batch, V, T]` -> `[T, draws, V, series]`, float64, dates sorted; ``batch``: its dimensions."""
@@ -176,9 +179,7 @@ class StateSpaceGiven:
         prior, series = self.prior, self.precision.shape[-1]
         course = prior.simulate(math.prod(shape) // max(series, 1), series)
         noise = torch.randn(course.shape, dtype=prior.dtype, device=prior.device)
-        seen = self.precision > 0  # the square root has no slope at zero
-        root = torch.where(seen, torch.where(seen, self.precision, 1.0).sqrt(), 0.0)
-        weighted = self.precision.unsqueeze(1) * course + root.unsqueeze(1) * noise
+        weighted = Observe.apply(course, noise, self.precision)
         mean, _ = Smooth.apply(self.filter, weighted, self.precision, prior.column, *prior.steps)
         return prior.leave(course - mean, shape)
 
@@ -190,12 +191,12 @@ class StateSpaceGiven:
     @property
     def reduction(self) -> Tensor:
         """`[*batch, V]`: the trace of Lambda times the posterior covariance."""
-        return self._by_series((self.precision * self._spread[1]).sum(0))
+        return self._by_series(self._spread[1])
 
     @property
     def variance(self) -> Tensor:
         """`[*batch, V, T]` posterior variance."""
-        return self.prior.leave(self._spread[1].unsqueeze(1), self.batch)
+        return self.prior.leave(self._spread[2].unsqueeze(1), self.batch)
 
     @property
     def covariance(self) -> Tensor:
@@ -209,7 +210,7 @@ class StateSpaceGiven:
         return self.prior.leave(mean, torch.Size([dates, *self.batch])).movedim(0, -1)
 
     @functools.cached_property
-    def _spread(self) -> tuple[Tensor, Tensor]:
+    def _spread(self) -> tuple[Tensor, Tensor, Tensor]:
         return Spread.apply(self.filter, self.precision, self.prior.column, *self.prior.steps)
 
     def _by_series(self, value: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ __all__ = ["TemporalGP"]
 
 BACKENDS = ("auto", "dense", "eigen", "kalman")
 NUGGET = 1e-5
-SHORT = 16  # fewer dates than this: dense, measured by benchmarks/temporal.py as the share below
+# Measured by benchmarks/temporal.py, as the share below. The Kalman filter takes some two milliseconds a date, however
+# few the series: dense is faster up to LEAST_DATES + EVEN / series dates, and eigenfeatures are not below SHORT.
+LEAST_DATES, EVEN, SHORT = 8, 32768, 16
 EIGEN_SHARE = 0.75
 
 
@@ -61,9 +63,9 @@ class TemporalGP(nn.Module):
     Args:
         kernel: ``"matern32"`` (default: rough enough for mowing, smooth enough for growth), another factor, or sums and
             products of them such as ``"0.7 * matern32 + 0.3 * periodic"``, see `pi_vae.priors.kernels`.
-        backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: dense below 16 dates; from there Kalman for
-            Matern kernels and their sums, and for other kernels eigenfeatures if there are at most three quarters as
-            many as dates, else dense.
+        backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: for Matern kernels and their sums Kalman from
+            8 + 32768 / series dates, 16 where `prior` is not told how many series there are; for other kernels
+            eigenfeatures from 16 dates if there are at most three quarters as many as dates; else dense.
         loss: variance that eigenfeatures may lose on average over the dates, by default no more than the nugget.
 
     Raises:
@@ -112,17 +114,24 @@ class TemporalGP(nn.Module):
         above = torch.cat([value, -changing * slope], -1)
         return torch.cat([above, torch.cat([changing * slope, -changing * curvature], -1)], -2)
 
-    def prior(self, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> GaussianProcess:
+    def prior(
+        self, dates: Tensor, lengthscale: Tensor, static_odds: Tensor, series: int = EVEN // (SHORT - LEAST_DATES)
+    ) -> GaussianProcess:
         """The process at the dates.
 
         Args:
             dates: `[T]` in days, in any order.
             lengthscale, static_odds: `[V]`, see `covariance`.
+            series: pixels times `V`, roughly; for the choice of the backend alone. Processes that are compared need
+                the same.
 
         Returns:
             Distribution with event shape `[V, T]`; its ``gram`` is the covariance in the representation chosen.
         """
-        return self._process(self.backend, dates, lengthscale, static_odds)
+        backend = self.backend
+        if backend == "auto" and self.kernel.filters is not None:
+            backend = "kalman" if len(dates) >= LEAST_DATES + EVEN / max(series, 1) else "dense"
+        return self._process(backend, dates, lengthscale, static_odds)
 
     def _process(self, backend: str, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> GaussianProcess:
         gram = self._gram(backend, dates, lengthscale, static_odds)
@@ -131,7 +140,7 @@ class TemporalGP(nn.Module):
     def _gram(self, backend: str, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> Covariance:
         dtype, filters = lengthscale.dtype, self.kernel.filters
         auto = backend == "auto" and len(dates) >= SHORT
-        if backend == "kalman" or (auto and filters is not None):
+        if backend == "kalman":
             weights = [weight for weight, _ in self.kernel.terms]
             return StateSpace(filters, weights, dates, lengthscale, _share(static_odds), NUGGET, dtype)
         covariance = self.covariance(dates, dates, lengthscale, static_odds)

@@ -49,16 +49,28 @@ def test_chains_are_chains_of_arviz(run, simulated) -> None:
     assert float(az.rhat(tree["posterior"]["lai"].isel(pixel=1)).max()) < 1.5
 
 
+def test_chains_of_a_target_share_its_step_and_its_masses() -> None:
+    torch.manual_seed(0)
+    scale = torch.tensor([[0.3, 1.0], [1.0, 4.0]])  # of two targets
+    draws, found = hamiltonian(
+        lambda x: -0.5 * (x / scale).square().sum(-1), torch.zeros(16, 2, 2), draws=300, warmup=90
+    )
+    assert draws.shape == (300, 16, 2, 2) and found["step"].shape == found["acceptance"].shape == (2,)
+    assert torch.equal(found["last"], draws[-1])
+    assert (draws.std((0, 1)) / scale - 1).abs().max() < 0.1
+    assert draws.mean(0).abs().max() < 1.0 * scale.max(), "every chain moves"
+
+
 def test_the_prior_stays_the_prior(run, simulated) -> None:
     data = CubeTensors.read(simulated, {n: m.channels for n, m in run.model.modalities.items()})
     batch = data.at(torch.zeros(40, dtype=torch.long), torch.zeros(40, dtype=torch.long), run.model.encoder.radius)
     torch.manual_seed(0)
-    (group,) = refined_groups(run.model, batch, draws=20, chains=1, warmup=60)
+    (group,) = refined_groups(run.model, batch, draws=20, chains=4, warmup=60)
     assert abs(float(group.latents.dynamic.mean())) < 0.05 and abs(float(group.latents.dynamic.std()) - 1) < 0.05
 
 
 def test_draws_must_be_shared_out(run, simulated) -> None:
-    with pytest.raises(ValueError, match="4 chains"):
+    with pytest.raises(ValueError, match="20 chains"):
         posterior(run, simulated, draws=50, pixels=[(0, 0)], refine=True)
 
 
@@ -88,6 +100,15 @@ def test_the_gradient_of_the_normal_equations_is_that_of_the_density(target):
     assert torch.linalg.eigvalsh(curvature)[1:, 0].min() > 0.99
 
 
+def test_whitening_is_undone_by_latents(target):
+    torch.manual_seed(0)
+    w = torch.randn(2, 3, target.size)
+    latents = target.latents(w)
+    drawn = {"static": latents.static, "dynamic": latents.dynamic}
+    drawn |= {f"residual_{name}": value for name, value in latents.residual.items()}
+    assert torch.allclose(target.whitened(drawn), w, atol=1e-3)
+
+
 def test_the_mode_is_one(target):
     with seeded(0):
         mode = target.mode()
@@ -112,7 +133,7 @@ def test_chains_are_calibrated_and_those_of_a_wrong_model_are_not(run, simulated
 
     def judge(shared):
         run.model.draw_globals = lambda which="posterior": shared
-        tree = posterior(run, simulated, draws=40, pixels=100, seed=1, refine=True, chains=1)
+        tree = posterior(run, simulated, draws=40, pixels=100, seed=1, refine=True, chains=8)
         drawn = tree["posterior"].to_dataset()
         return simulation_based_calibration(drawn, at_pixels(known, drawn), level=0.01)
 
@@ -120,3 +141,16 @@ def test_chains_are_calibrated_and_those_of_a_wrong_model_are_not(run, simulated
     assert bool(result["calibrated"].all()), result["p_holm"].to_series()
     confident = {**truth, "s2_noise": truth["s2_noise"] / 5, "s1_noise": truth["s1_noise"] / 5}
     assert not bool(judge(confident)["calibrated"].all())
+
+
+def test_the_season_moves_with_its_own_latents(build, simulated):
+    model = build(phenology=1).eval()
+    data = CubeTensors.read(simulated, {n: m.channels for n, m in model.modalities.items()})
+    rows, columns = torch.tensor(PIXELS).unbind(1)
+    torch.manual_seed(0)
+    target = WhitenedPosterior(model, data.at(rows, columns, 0), model.draw_globals())
+    w = (0.3 * torch.randn(3, target.size)).requires_grad_()
+    with seeded(0), torch.no_grad():
+        gradient = target.normal_equations(w.detach())[1]
+    (expected,) = torch.autograd.grad(target.log_prob(w).sum(), w)
+    assert torch.allclose(gradient, expected, rtol=2e-3, atol=2e-3 * float(expected.abs().max()))

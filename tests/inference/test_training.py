@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from pyro.infer import TraceMeanField_ELBO
 
-from inference import fit, load, training
+from inference import fit, load, optimisation, training
 from pi_vae.data import CubeError, withhold
 from pi_vae.data.batches import CubeTensors
 
@@ -92,7 +92,7 @@ def test_the_last_steps_set_the_spread_alone(build, simulated, monkeypatch):
     models = {}
     for share in (0.0, 0.25):
         monkeypatch.setattr(training, "CALIBRATION", share)
-        monkeypatch.setattr(training, "_schedule", lambda step, steps: 1.0)
+        monkeypatch.setattr(optimisation, "_schedule", lambda step, steps: 1.0)
         models[share] = _fit(build(), simulated, 24 if share else 18).model
     changed = {
         name

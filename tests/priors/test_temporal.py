@@ -114,6 +114,16 @@ def test_the_default_backend_is_the_rule_of_the_documentation(kernel, dates, exp
     assert type(TemporalGP(kernel).prior(days, LENGTHSCALE, ODDS).gram) is expected
 
 
+@pytest.mark.parametrize(("series", "dates"), [(1024, 40), (4096, 16), (65536, 9)])
+def test_few_series_stay_dense_for_longer(series, dates):
+    for count, expected in ((dates - 1, Dense), (dates, StateSpace)):
+        days = 5 * torch.arange(count, dtype=torch.float64)
+        assert type(TemporalGP("matern32").prior(days, LENGTHSCALE, ODDS, series).gram) is expected
+    forced = TemporalGP("matern32", "kalman")
+    assert (forced.name, forced.backend) == ("matern32", "kalman")
+    assert type(forced.prior(days[:3], LENGTHSCALE, ODDS, series).gram) is StateSpace
+
+
 @pytest.mark.parametrize("kernel", ["rbf", "periodic", "matern32 + periodic", "matern32 * matern12"])
 def test_kernels_without_a_markov_state_refuse_the_kalman_filter(kernel):
     with pytest.raises(ValueError, match="has no finite Markov state, which backend 'kalman' needs: use 'eigen'"):

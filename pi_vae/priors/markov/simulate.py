@@ -1,4 +1,4 @@
-"""Draws of a Markov process."""
+"""Draws of a Markov process, and of sites that look at them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from torch import Tensor
 from pi_vae.priors.markov.cascade import State, Transitions
 from pi_vae.priors.markov.filter import add_heads, slices, summed
 
-__all__ = ["Simulate"]
+__all__ = ["Observe", "Simulate"]
 
 
 class Simulate(torch.autograd.Function):
-    """``Simulate.apply(transitions, noise, level, *steps, *factors)``: draws of the process, `[T, S, V, n]`.
+    """``Simulate.apply(transitions, noise, nugget, level, *steps, *factors)``: draws of the process, `[T, S, V, n]`.
 
     Args:
-        noise: `[size, T, S, V, n]` standard normal; of the last component only the first date is used.
+        noise: `[size + 1, T, S, V, n]` standard normal: of the components of the state, of which the last takes the
+            first date alone, and of the nugget.
+        nugget: its sd, a number.
         level: `[V]` sd of the part that does not change.
         steps: per block `[T, V]`.
         factors: per block `[T, V, d, d]`, see `noise_factors`.
     """
 
     @staticmethod
-    def forward(ctx, transitions: Transitions, noise: Tensor, level: Tensor, *inputs: Tensor):
+    def forward(ctx, transitions: Transitions, noise: Tensor, nugget: float, level: Tensor, *inputs: Tensor):
         ctx.transitions, ctx.blocks = transitions, len(inputs) // 2
-        ctx.learns = any(ctx.needs_input_grad[2:])
+        ctx.learns = any(ctx.needs_input_grad[3:])
         ctx.save_for_backward(noise, level, *inputs[ctx.blocks :])
         draws = torch.empty(noise.shape[1:], dtype=level.dtype, device=noise.device)
         for part in slices(noise):
             for t, state in _states(transitions, noise[..., part], level, inputs[ctx.blocks :]):
-                draws[t, ..., part] = transitions.head(state)
+                torch.add(transitions.head(state), noise[-1, t, ..., part], alpha=nugget, out=draws[t, ..., part])
         return draws
 
     @staticmethod
@@ -39,7 +41,7 @@ class Simulate(torch.autograd.Function):
         noise, level, *factors = ctx.saved_tensors
         move = ctx.transitions
         if not ctx.learns:
-            return None, None, None, *[None] * (2 * ctx.blocks)
+            return None, None, None, None, *[None] * (2 * ctx.blocks)
         by_level, by_factors = torch.zeros_like(level), [torch.zeros_like(f) for f in factors]
         by_steps = [torch.zeros_like(f[..., 0, 0]) for f in factors]
         for part in slices(noise):
@@ -58,14 +60,43 @@ class Simulate(torch.autograd.Function):
                     if t:
                         lost = (came[i] - came[i + 1] if i + 1 < size else came[i] for i in range(size))
                         by_steps[b][t] -= summed(sum(weight[start + i] * part for i, part in enumerate(lost)))
-            by_level += summed(weight[-1] * noise[-1, 0, ..., part])
-        return None, None, by_level, *by_steps, *by_factors
+            by_level += summed(weight[-1] * noise[-2, 0, ..., part])
+        return None, None, None, by_level, *by_steps, *by_factors
+
+
+class Observe(torch.autograd.Function):
+    r"""``Observe.apply(course, noise, precision)``: weighted site means of draws that sites of a precision look at.
+
+    .. math:: b_t = \lambda_t u^*_t + \lambda_t^{1/2} \varepsilon_t,
+
+    with ``course`` and standard normal ``noise`` `[T, S, V, n]`, ``precision`` `[T, V, n]`. Date by date: nothing else
+    of the size of the draws is held.
+    """
+
+    @staticmethod
+    def forward(ctx, course: Tensor, noise: Tensor, precision: Tensor) -> Tensor:
+        ctx.save_for_backward(course, noise, precision)
+        weighted = torch.empty_like(course)
+        for t, weight in enumerate(precision):
+            torch.mul(course[t], weight, out=weighted[t]).addcmul_(weight.sqrt(), noise[t].to(course.dtype))
+        return weighted
+
+    @staticmethod
+    def backward(ctx, by_weighted: Tensor):
+        course, noise, precision = ctx.saved_tensors
+        by_course, by_precision = torch.empty_like(course), torch.empty_like(precision)
+        for t, weight in enumerate(precision):
+            half = torch.where(weight > 0, 0.5 * weight.rsqrt(), 0.0)  # the square root has no slope at zero
+            torch.mul(by_weighted[t], weight, out=by_course[t])
+            lean = torch.addcmul(course[t], half, noise[t].to(course.dtype))
+            torch.sum(lean.mul_(by_weighted[t]), 0, out=by_precision[t])
+        return by_course, None, by_precision
 
 
 def _states(move: Transitions, noise: Tensor, level: Tensor, factors: Sequence[Tensor]) -> Iterator[tuple[int, State]]:
     """Draws of the state, date by date."""
     state = [torch.zeros(noise.shape[2:], dtype=level.dtype, device=noise.device)] * move.size
-    state[-1] = level.unsqueeze(-1) * noise[-1, 0]
+    state[-1] = level.unsqueeze(-1) * noise[-2, 0]
     for t in range(noise.shape[1]):
         state = move.move(state, t) if t else list(state)
         for start, size, factor in zip(move.starts, move.sizes, factors, strict=True):

@@ -14,7 +14,8 @@ __all__ = ["Smooth"]
 class Smooth(torch.autograd.Function):
     """``Smooth.apply(filter, weighted, precision, column, *steps)``: posterior means and their weights.
 
-    ``weighted`` is `[T, S, V, n]`, site means times precisions; means and weights have its shape.
+    ``weighted`` is `[T, S, V, n]`, site means times precisions; means and weights have its shape. Of that size only
+    what goes in and comes out is ever held: everything else is done date by date, in the cache.
     """
 
     @staticmethod
@@ -23,23 +24,27 @@ class Smooth(torch.autograd.Function):
         ctx.filtered = filtered
         ctx.save_for_backward(precision, mean, weights)
         ctx.learns = any(ctx.needs_input_grad[3:])
+        ctx.set_materialize_grads(False)
         return mean, weights
 
     @staticmethod
-    def backward(ctx, by_mean: Tensor, by_weights: Tensor):
+    def backward(ctx, by_mean: Tensor | None, by_weights: Tensor | None):
         precision, mean, weights = ctx.saved_tensors
-        precision = precision.unsqueeze(1)
-        other, other_weights = _smooth(ctx.filtered, torch.addcmul(by_mean, precision, by_weights, value=-1.0))
-        by_weighted = other.add_(by_weights)
+        by_mean = torch.zeros_like(mean) if by_mean is None else by_mean
+        by_weighted, other_weights = _smooth(ctx.filtered, by_mean, by_weights)
+        if by_weights is not None:
+            by_weighted.add_(by_weights)
         by_precision = None
         if ctx.needs_input_grad[2]:
-            by_precision = (by_weighted * mean).neg_().sum(1)
+            by_precision = torch.empty_like(precision)
+            for t, found in enumerate(by_precision.unbind(0)):
+                torch.sum(by_weighted[t] * mean[t], 0, out=found).neg_()
         learned = _by_covariance(ctx.filtered, weights, other_weights) if ctx.learns else ()
         return None, by_weighted, by_precision, *(learned or [None] * (len(ctx.needs_input_grad) - 3))
 
 
-def _smooth(filtered: Filter, weighted: Tensor) -> tuple[Tensor, Tensor]:
-    """`[T, S, V, n]` weighted site means -> posterior means and weights."""
+def _smooth(filtered: Filter, weighted: Tensor, less: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`[T, S, V, n]` weighted site means, less the precisions times ``less`` -> posterior means and weights."""
     move = filtered.transitions
     mean, weights = torch.empty_like(weighted), torch.empty_like(weighted)
     for part, own, gains in filtered.parts(weighted):
@@ -51,7 +56,8 @@ def _smooth(filtered: Filter, weighted: Tensor) -> tuple[Tensor, Tensor]:
             if t:
                 state = move.move(state, t)
             expected = move.head(state)
-            surprise = torch.addcmul(site, precision[t], expected, value=-1.0).div_(gains.q[t])
+            known = expected if less is None else expected + less[t, ..., part]
+            surprise = torch.addcmul(site, precision[t], known, value=-1.0).div_(gains.q[t])
             state = [torch.addcmul(x, p, surprise) for x, p in zip(state, gains.p[t], strict=True)]
             means[t].copy_(expected)
             leans[t].copy_(surprise)

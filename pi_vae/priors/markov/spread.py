@@ -1,8 +1,9 @@
-"""Log determinant and posterior variances."""
+"""Log determinant, posterior variances, and what of the prior variance the sites have taken away."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,32 +17,54 @@ STRETCH = 256  # dates whose state covariances are held at once in the derivativ
 
 
 class Spread(torch.autograd.Function):
-    """``Spread.apply(filter, precision, column, *steps)``: `[V, n]` log|I + K Lambda|, `[T, V, n]` variances."""
+    """``Spread.apply(filter, precision, column, *steps)``: log|I + K Lambda|, tr(Lambda S), and the variances.
+
+    The first two are `[V, n]`, the diagonal of S `[T, V, n]`.
+    """
 
     @staticmethod
     def forward(ctx, filtered: Filter, precision: Tensor, column: Tensor, *steps: Tensor):
         variance = torch.empty_like(precision)
-        log_det = []
+        log_det, reduction = torch.zeros_like(precision[0]), torch.zeros_like(precision[0])
         for part, _, gains in filtered.parts(precision):
-            log_det.append(torch.stack(gains.q).log_().sum(0))
-            _variances(filtered.transitions, gains, variance[..., part])
+            pieces = (x[..., part] for x in (precision.detach(), variance, log_det, reduction))
+            _variances(filtered.transitions, gains, *pieces)
         ctx.filtered, ctx.learns = filtered, any(ctx.needs_input_grad[2:])
-        return torch.cat(log_det, -1), variance
+        ctx.set_materialize_grads(False)
+        return log_det, reduction, variance
 
     @staticmethod
-    def backward(ctx, by_log_det: Tensor, by_variance: Tensor):
-        move = ctx.filtered.transitions
-        by_precision = torch.empty_like(by_variance)
-        by_column = by_variance.new_zeros(move.size, by_variance.shape[1])
-        by_steps = [torch.zeros_like(by_variance[..., 0]) for _ in move.sizes]
+    def backward(ctx, by_log_det: Tensor | None, by_reduction: Tensor | None, by_variance: Tensor | None):
+        move, precision = ctx.filtered.transitions, ctx.filtered.precision
+        none = torch.zeros_like(precision[0])
+        by_log_det, by_reduction = (none if x is None else x for x in (by_log_det, by_reduction))
+        by_precision = torch.empty_like(precision)
+        by_column = precision.new_zeros(move.size, precision.shape[1])
+        by_steps = [torch.zeros_like(precision[..., 0]) for _ in move.sizes]
         learned = (by_column, by_steps) if ctx.learns else None
-        for part, _, gains in ctx.filtered.parts(by_variance):
-            pieces = (x[..., part] for x in (ctx.filtered.precision, by_log_det, by_variance, by_precision))
-            _backward(ctx.filtered, gains, *pieces, learned)
+        for part, _, gains in ctx.filtered.parts(precision):
+            weights = _Weights(*(None if x is None else x[..., part] for x in (by_log_det, by_reduction, by_variance)))
+            _backward(ctx.filtered, gains, precision[..., part], weights, by_precision[..., part], learned)
         return None, by_precision, *((by_column, *by_steps) if ctx.learns else [None] * (1 + len(by_steps)))
 
 
-def _variances(move: Transitions, gains: Gains, variance: Tensor) -> None:
+@dataclass
+class _Weights:
+    """Derivatives of the objective by what `Spread` returns, of one part of the series."""
+
+    log_det: Tensor
+    reduction: Tensor
+    variance: Tensor | None
+
+    def direction(self, precision: Tensor, t: int) -> Tensor:
+        """By the variance at a date, the reduction included."""
+        along = self.reduction * precision[t]
+        return along if self.variance is None else along.add_(self.variance[t])
+
+
+def _variances(
+    move: Transitions, gains: Gains, precision: Tensor, variance: Tensor, log_det: Tensor, reduction: Tensor
+) -> None:
     """Back over the dates with N, the derivative of log|I + K Lambda| by the state's covariance."""
     later = move.nothing(gains.g[0])
     for t in reversed(range(len(gains.g))):
@@ -49,6 +72,8 @@ def _variances(move: Transitions, gains: Gains, variance: Tensor) -> None:
         z = _times(later, p)
         along = dot(p, z)
         variance[t] = (gains.v[t] - along / q) / q
+        reduction.addcmul_(precision[t], variance[t])
+        log_det.add_(q.log())
         if t:
             later = move.gather(_subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along)), t)
 
@@ -57,36 +82,37 @@ def _backward(
     filtered: Filter,
     gains: Gains,
     precision: Tensor,
-    weight: Tensor,
-    direction: Tensor,
+    weights: _Weights,
     by_precision: Tensor,
     learned: tuple[Tensor, list[Tensor]] | None,
 ) -> None:
-    """Derivative of sum(weight * log_det) + sum(direction * variance), of one part of the series.
+    """Derivative of what ``weights`` sums up, of one part of the series.
 
     The variances are the derivative of log_det by the precisions, so this is the gradient of log_det plus its change
     along the direction in which the precisions move; a dot marks that change in the names below.
     """
-    move, dates = filtered.transitions, len(gains.g)
+    move, dates, weight = filtered.transitions, len(gains.g), weights.log_det
     # D and its change are kept where a stretch of dates starts and found again from there, stretch by stretch.
     starts = range(0, dates, dates if dates <= STRETCH else STRETCH)
     losses = [(move.nothing(gains.g[0]), move.nothing(gains.g[0]))]
     for start in starts[:-1]:
-        *_, last = _losses(filtered, gains, direction, *losses[-1], range(start, start + STRETCH + 1))
+        *_, last = _losses(filtered, gains, precision, weights, *losses[-1], range(start, start + STRETCH + 1))
         losses.append(last)
     later = total = move.nothing(gains.g[0])  # M, and weight * M + dot M
     for start in reversed(starts):
         stretch = range(start, min(start + (starts.step), dates))
-        found = list(_losses(filtered, gains, direction, *losses.pop(), stretch))
+        found = list(_losses(filtered, gains, precision, weights, *losses.pop(), stretch))
         for t in reversed(stretch):
             loss, dot_loss = found.pop()
             p, g, q, v = gains.p[t], gains.g[t], gains.q[t], gains.v[t]
-            fall, drop, dot_g = _change(move, dot_loss, direction[t], g, q)
+            direction = weights.direction(precision, t)
+            fall, drop, dot_g = _change(move, dot_loss, direction, g, q)
             z, y, lean = _times(later, p), _times(total, p), _times(later, fall)
             along = dot(p, z)
             turn = torch.add(dot(p, y), dot(fall, z), alpha=-2.0)
-            dot_q = direction[t] * v - precision[t] * drop
-            by_precision[t] = (weight * v - drop - (dot_q * (v - 2.0 * along / q) + turn) / q) / q
+            dot_q = direction * v - precision[t] * drop
+            change = (dot_q * (v - 2.0 * along / q) + turn + weights.reduction * along) / q
+            by_precision[t] = ((weight + weights.reduction) * v - drop - change) / q
             mixed = [torch.addcmul(dot_g * a, g, b - c) for a, b, c in zip(z, y, lean, strict=True)]
             corner = dot_g * (1.0 + 2.0 * g * along) + g * (weight + g * turn)
             now = _subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along))
@@ -98,7 +124,13 @@ def _backward(
 
 
 def _losses(
-    filtered: Filter, gains: Gains, direction: Tensor, loss: Matrix, dot_loss: Matrix, dates: range
+    filtered: Filter,
+    gains: Gains,
+    precision: Tensor,
+    weights: _Weights,
+    loss: Matrix,
+    dot_loss: Matrix,
+    dates: range,
 ) -> Iterator[tuple[Matrix, Matrix]]:
     """D and its change at consecutive dates, given both at the first."""
     move = filtered.transitions
@@ -106,7 +138,7 @@ def _losses(
         yield loss, dot_loss
         if t + 1 in dates:
             p, g, q = gains.p[t], gains.g[t], gains.q[t]
-            fall, _, dot_g = _change(move, dot_loss, direction[t], g, q)
+            fall, _, dot_g = _change(move, dot_loss, weights.direction(precision, t), g, q)
             half = [torch.addcmul(0.5 * dot_g * a, g, b, value=-1.0) for a, b in zip(p, fall, strict=True)]
             loss = move.spread(add_outer(loss, [g * x for x in p], p), t + 1)
             dot_loss = move.spread(add_outer(add_outer(dot_loss, p, half), half, p), t + 1)

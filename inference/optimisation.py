@@ -1,0 +1,97 @@
+"""Optimisation that all fits share: phases, schedule, progress, reproducibility."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pi_vae import PhysicsVAE
+
+__all__ = ["Phase", "deterministic", "guarded", "progress_bar", "restored"]
+
+
+class Phase:
+    """Steps that train some of the parameters: Adam with warm-up and cosine decay."""
+
+    def __init__(self, groups: list[dict], steps: int) -> None:
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _schedule(step, steps))
+
+    def enter(self, model: PhysicsVAE) -> None:
+        """Let these parameters learn and no others."""
+        own = {id(p) for p in self.parameters}
+        for p in model.parameters():
+            p.requires_grad_(id(p) in own)
+
+    def descend(self, loss: torch.Tensor, fabric: Fabric) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
+        self.optimizer.step()
+        self.scheduler.step()
+
+    def state_dict(self) -> dict:
+        return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+def guarded(objective, *arguments) -> torch.Tensor:
+    """A loss; NaN where the parameters have run away so far that there is none."""
+    try:
+        with pyro.validation_enabled(False):
+            return objective(*arguments)
+    except torch.linalg.LinAlgError:
+        return torch.tensor(math.nan)
+
+
+@contextmanager
+def restored(model: PhysicsVAE) -> Iterator[None]:
+    """Afterwards, the same parameters learn as before."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for p, learns in before:
+            p.requires_grad_(learns)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Same seed, same numbers: gradients of an indexed tensor are otherwise summed in the order that threads finish."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def progress_bar(enabled: bool, unit: str) -> Progress:
+    """A bar whose tasks have the fields ``value``, in the unit, and ``rate``, in series per second."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[value]:.3f} " + unit),
+        TextColumn("{task.fields[rate]:.0f} series/s"),
+        TimeRemainingColumn(),
+        disable=not enabled,
+    )
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm, steps = max(1, int(0.03 * steps)), max(1, steps)
+    return min(1.0, (step + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))

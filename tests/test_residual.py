@@ -1,0 +1,98 @@
+"""Exclusive residuals: the part that lasts and the part that is new at every date."""
+
+import pytest
+import torch
+
+from inference import Run, fit, load, posterior
+from inference.refinement import WhitenedPosterior
+from pi_vae import Optical, PhysicsVAE
+from pi_vae.data import pattern, simulate
+from pi_vae.data.batches import CubeTensors
+from pi_vae.residual import Residual
+
+BANDS = ("B03", "B04", "B08")
+
+
+@pytest.fixture(scope="module")
+def model() -> PhysicsVAE:
+    torch.manual_seed(0)
+    return PhysicsVAE({"s2": Optical(BANDS, nodes=1, residual=1, transient=2)}, width=16, layers=1).eval()
+
+
+def test_transient_processes_are_new_at_every_date_and_the_others_last(model) -> None:
+    dates = torch.tensor([0.0, 2.0, 5.0, 40.0])
+    residual = model.modalities["s2"].residual
+    covariance = residual.temporal.covariance(dates, dates, residual.lengthscale.median, residual.static_odds.median)
+    apart = covariance.abs()[:, ~torch.eye(4, dtype=torch.bool)]
+    assert apart[0].min() > 0.5
+    assert apart[1:].max() < 2e-3
+
+
+def test_draws_have_the_scales_of_the_prior_and_are_common_to_the_bands() -> None:
+    torch.manual_seed(0)
+    residual = Residual(6, 1, 0.01, transient=1, transient_scale=0.03)
+    loadings = residual.loading_prior().expand([4000]).sample()
+    assert loadings.shape == (4000, 6, 2)
+    assert torch.allclose(loadings.std((0, 1)), torch.tensor([0.01, 0.03]), rtol=0.03)
+    latents = torch.zeros(2, 3)
+    latents[1, 1] = 1.0  # the transient process, at the second date alone
+    contribution = residual.contribution(latents, loadings[0])
+    assert torch.equal(contribution[1], loadings[0][:, 1])
+    assert not contribution[[0, 2]].any()
+
+
+def test_the_state_is_that_of_runs_without_transient_processes() -> None:
+    names = {"relative_loading", "lengthscale.loc", "static_odds.loc"}
+    state = Residual(3, 2, 0.01).state_dict()
+    assert names < set(state) and "scale" not in state
+    assert state["relative_loading"].shape == (3, 2)
+    settings = PhysicsVAE({"s2": Optical(BANDS, nodes=1)}).settings
+    del settings["modalities"]["s2"]["transient"]
+    assert PhysicsVAE.from_settings(settings).modalities["s2"].residual.rank == 3
+
+
+def test_transient_processes_may_be_the_only_ones() -> None:
+    assert Optical(BANDS, nodes=1, residual=0, transient=1).residual.rank == 1
+    assert Optical(BANDS, nodes=1, residual=0).residual is None
+
+
+def test_a_fit_keeps_transient_processes_through_its_checkpoint(model, tmp_path) -> None:
+    cube = simulate(model, pattern(size=4, bands=BANDS, optical_days=40), seed=3)
+    fitted = PhysicsVAE.from_settings(model.settings)
+    before = fitted.modalities["s2"].residual.loading.clone()
+    fit(fitted, cube, steps=4, checkpoint=tmp_path, progress=False)
+    residual, again = fitted.modalities["s2"].residual, load(tmp_path).model
+    assert not torch.equal(residual.loading, before)
+    assert again.settings["modalities"]["s2"]["transient"] == 2
+    assert torch.equal(again.modalities["s2"].residual.loading, residual.loading)
+    drawn = posterior(Run(again), cube, draws=8, pixels=[(1, 2)])["posterior"]["residual_s2"]
+    assert drawn.dims == ("chain", "draw", "pixel", "time", "s2_channel")
+
+
+def test_the_haze_of_a_simulation_is_found_again() -> None:
+    torch.manual_seed(0)
+    model = PhysicsVAE({"s2": Optical(BANDS, nodes=1, residual=0, transient=1)}, width=16, layers=1).eval()
+    cube = simulate(model, pattern(size=4, bands=BANDS, optical_days=20, cloudy=0.2), seed=3)
+    truth = cube["truth"].to_dataset()
+    shared = {k.removeprefix("global_"): torch.from_numpy(truth[k].values) for k in truth if k.startswith("global_")}
+    data = CubeTensors.read(cube, {"s2": BANDS})
+    batch = data.at(torch.arange(4), torch.arange(4), 0)
+    with torch.no_grad():
+        target = WhitenedPosterior(model, batch, shared)
+        found = model.residual("s2", target.latents(target.mode()), shared)[:, batch.modalities["s2"].index]
+    seen = batch.modalities["s2"].mask(batch.pixels)
+    true = torch.from_numpy(truth["s2_residual"].values[..., range(4), range(4)]).permute(2, 0, 1)
+    pair = torch.stack([found[seen].flatten(), true[seen].flatten()])
+    assert torch.corrcoef(pair)[0, 1] > 0.7
+
+
+@pytest.mark.parametrize(("rank", "transient"), [(0, 0), (4, 0), (1, 4), (-1, 2)])
+def test_a_residual_of_no_or_too_many_processes_is_refused(rank, transient) -> None:
+    with pytest.raises(ValueError, match="over 3 channels has .* up to 3 processes of a kind"):
+        Residual(3, rank, 0.01, transient=transient)
+
+
+def test_what_is_new_at_every_date_has_no_period():
+    assert Optical(residual=2, kernel="matern32 + periodic").residual.temporal.name == "matern32 + periodic"
+    with pytest.raises(ValueError, match="transient=0"):
+        Optical(residual=2, transient=1, kernel="matern32 + periodic")
