@@ -59,12 +59,11 @@ def test_a_loss_that_runs_away_leaves_the_model_as_it_was(build, simulated):
 
 @pytest.fixture
 def points(simulated):
-    """Series of the seen pixels, each a point."""
+    """Series with the dates and masks of seen pixels, each a point."""
+    pixels = 1 + np.arange(480) % 80
 
     def flat(node: xr.Dataset) -> xr.Dataset:
-        return (
-            node.stack(point=("y", "x")).reset_index("point").transpose("time", ..., "point").isel(point=slice(1, 81))
-        )
+        return node.stack(point=("y", "x")).reset_index("point").transpose("time", ..., "point").isel(point=pixels)
 
     return xr.DataTree.from_dict({name: flat(simulated[name].to_dataset()) for name in ("s2", "s1")})
 
@@ -80,4 +79,5 @@ def test_intervals_hold_where_the_model_is_right(build, points):
     run = neural_posterior(Run(model), cube, steps=300, pixels=200, learning_rate=5e-3, device="cpu", progress=False)
     drawn = posterior(run, cube, draws=200)["posterior"].to_dataset()[[*model.dynamic, *model.static]]
     held = coverage(drawn, at_pixels(truth, drawn), levels=(0.9,))["coverage"].squeeze("level")
-    assert (abs(held - 0.9) < 0.06).all(), held.to_series()
+    # the standard error of a static variable's is 0.014
+    assert (abs(held - 0.9) < 0.045).all() and abs(held.mean() - 0.9) < 0.015, held.to_series()
