@@ -178,7 +178,7 @@ class PhysicsVAE(nn.Module):
     def model(self, batch: Batch) -> None:
         """Generative program; observes the seen observations of the batch's pixels."""
         n = len(batch.pixels)
-        shared = {site: pyro.sample(site, prior) for site, prior in self._globals("prior").items()}
+        shared = {site: pyro.sample(site, prior) for site, prior in self.globals("prior").items()}
         with pyro.plate("pixel", n), poutine.scale(scale=batch.scale):
             priors = self.priors(batch.dates, shared, n)
             with poutine.scale(scale=self.kl_weight):
@@ -194,7 +194,7 @@ class PhysicsVAE(nn.Module):
 
     def guide(self, batch: Batch) -> ChainPosterior:
         """Amortised posterior: encoder -> sites -> Gaussian processes given the sites, one after the other."""
-        shared = {site: pyro.sample(site, posterior) for site, posterior in self._globals("posterior").items()}
+        shared = {site: pyro.sample(site, posterior) for site, posterior in self.globals("posterior").items()}
         posterior = self.posterior(self.encoder(batch), batch.dates, shared)
         drawn: dict[str, Tensor] = {}
         with pyro.plate("pixel", len(batch.pixels)), poutine.scale(scale=batch.scale * self.kl_weight):
@@ -306,9 +306,9 @@ class PhysicsVAE(nn.Module):
 
     def draw_globals(self, which: str = "posterior") -> dict[str, Tensor]:
         """One draw of the global latents from their ``"posterior"`` or ``"prior"``, by site name."""
-        return {site: distribution.rsample() for site, distribution in self._globals(which).items()}
+        return {site: distribution.rsample() for site, distribution in self.globals(which).items()}
 
-    def _globals(self, which: str) -> dict[str, dist.TorchDistribution]:
+    def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
         sites = {site: getattr(getattr(self, site), which)() for site in ("lengthscale", "static_odds")}
         for name, modality in self.modalities.items():

@@ -34,7 +34,10 @@ def test_groups_dims_and_units_are_those_of_the_documentation(tree, simulated, b
     assert drawn["lai"].dims == (*sample, "time") and drawn["lai"].shape == (1, 40, 3, 11)
     assert drawn["ala"].dims == sample
     assert drawn["residual_s2"].dims == (*sample, "time", "s2_channel")
-    assert drawn["global_s1_coefficients"].dims[:2] == ("chain", "draw")
+    assert drawn["global_s1_coefficients"].dims == ("chain", "draw", "s1_coefficient")
+    assert drawn["global_lengthscale"].sel(variable="lai").attrs["units"] == "day"
+    assert drawn["global_s2_loading"].dims[2:] == ("s2_channel", "s2_process")
+    assert drawn["global_s2_static_odds"].dims[2:] == ("s2_process",) and "B04" in drawn["global_s2_noise"].s2_channel
     model = build()
     for name in (*model.dynamic, *model.static):
         assert drawn[name].attrs["units"] == CATALOGUE[name].unit
