@@ -11,8 +11,9 @@ truths are uniform (simulation-based calibration; p after Holm's correction, goa
 
 fit
     draws of the guide as `fit` leaves it, for all points;
-simulations
-    the same after `neural_posterior`: the guide has learned from simulations with the fitted global latents;
+chains and simulations
+    the same after `learn_globals`, which learns the global latents from chains of 64 points, and `neural_posterior`,
+    which teaches the guide on simulations with them;
 simulations, globals known
     the same with the global latents that the cube was drawn with: what is left is the guide's own;
 importance
@@ -42,7 +43,7 @@ import xarray as xr
 from pyro.infer.mcmc import MCMC, NUTS
 from swiss_wheat import read as read_swiss
 
-from inference import Run, fit, neural_posterior, posterior
+from inference import Run, fit, learn_globals, neural_posterior, posterior
 from inference.calibration import at_pixels, coverage, refine, simulation_based_calibration
 from inference.refinement import WhitenedPosterior
 from pi_vae import Optical, PhysicsVAE, Radar
@@ -218,14 +219,16 @@ def main() -> None:
     run = Run(model)
     stages = {
         "fit": lambda: fit(model, cube, args.steps, **training),
-        "simulations": lambda: neural_posterior(run, cube, args.simulations, **learning),
+        "chains and simulations": lambda: neural_posterior(
+            learn_globals(run, cube, seed=args.seed, progress=False), cube, args.simulations, **learning
+        ),
         "simulations, globals known": lambda: neural_posterior(
             known(model, shared), cube, args.simulations, **learning
         ),
     }
     rows = {
         "fit": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
-        "simulations": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
+        "chains and simulations": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
         "simulations, globals known": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
         "importance": (lambda: refine(run, cube, args.draws, **some), args.refined),
         "chains": (
@@ -242,7 +245,7 @@ def main() -> None:
             stages[label]()
             results[label]["training_seconds"] = time.perf_counter() - start
             print(f"\n{label}: {results[label]['training_seconds']:.0f} s", end="")
-        if label == "fit":
+        if label in ("fit", "chains and simulations"):
             results[label]["globals"] = errors = global_errors(model, truth)
             words = ", ".join(f"{site} {error:.2f}" for site, error in errors.items())
             print(f"; log errors of the global latents: {words}", end="")

@@ -5,6 +5,7 @@ from inference.evaluation import withheld_scores
 from inference.npe import neural_posterior
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
+from inference.saem import learn_globals
 from inference.training import Run, fit, load
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "discover",
     "export_geotiff",
     "fit",
+    "learn_globals",
     "load",
     "neural_posterior",
     "posterior",

@@ -14,7 +14,7 @@ from inference.training import Run
 from pi_vae.data import validate, with_dates
 from pi_vae.data.batches import CubeTensors
 
-__all__ = ["posterior"]
+__all__ = ["choose_pixels", "posterior"]
 
 MAX_VALUES = 2e8
 DRAWN_AT_ONCE, REFINED_AT_ONCE = 64, 256  # pixels
@@ -63,7 +63,7 @@ def posterior(
         cube = with_dates(cube, times)
     model = run.model
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
-    rows, columns = _choose(pixels, data, seed)
+    rows, columns = choose_pixels(pixels, data, seed)
     values = draws * len(rows) * len(data.dates) * (len(model.dynamic) + sum(map(len, data.channels.values())))
     if values > MAX_VALUES:
         raise ValueError(
@@ -187,7 +187,8 @@ def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str
 DRIVER_UNITS = {"air_temperature": "K", "precipitation": "mm"}
 
 
-def _choose(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_pixels(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of a number of pixels drawn at random, of a list of (row, column), or of all (none given)."""
     height, width = data.shape
     if pixels is None or isinstance(pixels, int):
         flat = np.arange(height * width)

@@ -92,10 +92,14 @@ class WhitenedPosterior:
 
     def latents(self, w: Tensor) -> Latents:
         """Latents of whitened ones `[..., D]`."""
+        return self.model.latents(self.drawn(w), self.batch.dates)
+
+    def drawn(self, w: Tensor) -> dict[str, Tensor]:
+        """Latents by site name of whitened ones `[..., D]`."""
         parts = dict(zip(self.sizes, w.split(list(self.sizes.values()), -1), strict=True))
         for site, factor in self.factors.items():
             parts[site] = (factor @ parts[site].unflatten(-1, factor.shape[:2]).unsqueeze(-1)).squeeze(-1)
-        return self.model.latents(parts, self.batch.dates)
+        return parts
 
     def log_prob(self, w: Tensor) -> Tensor:
         """`[..., pixel]` log posterior density of `[..., pixel, D]`, up to a constant."""
@@ -155,7 +159,7 @@ class WhitenedPosterior:
         return mode + torch.linalg.solve_triangular(factor, noise, upper=True).permute(2, 0, 1)
 
     def whitened(self, drawn: Mapping[str, Tensor]) -> Tensor:
-        """`[..., D]` of latents by site name: what `latents` turns into them."""
+        """`[..., D]` whitened latents of those by site name; the inverse of `drawn`."""
         parts = [drawn["static"]]
         for site, factor in self.factors.items():
             part = torch.linalg.solve_triangular(factor, drawn[site].unsqueeze(-1), upper=False)
@@ -238,7 +242,7 @@ class WhitenedPosterior:
 
 
 def hamiltonian(
-    density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int
+    density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int, length: float = LENGTH
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hamiltonian Monte Carlo on many independent targets of about unit scale at once.
 
@@ -247,6 +251,7 @@ def hamiltonian(
         start: `[..., target, D]` where the chains begin; those of one target share its step size and masses.
         draws: steps that are kept.
         warmup: steps before, in which each target finds its step size, and its masses.
+        length: of a trajectory, on average.
 
     Returns:
         draws `[draw, ..., target, D]`; ``acceptance`` over all steps and ``step`` of every target, `[target]`; and
@@ -265,7 +270,7 @@ def hamiltonian(
         scale = mass.rsqrt()  # of a coordinate: steps in it are that much longer
         momentum = torch.randn_like(where)
         before = level - 0.5 * momentum.square().sum(-1)
-        count = LENGTH * (0.3 + 1.4 * float(torch.rand(()))) / float(size.median())
+        count = length * (0.3 + 1.4 * float(torch.rand(()))) / float(size.median())
         there, gradient, height = where, slope, level
         for _ in range(min(LEAPFROGS, math.ceil(count))):
             momentum = momentum + 0.5 * size * scale * gradient

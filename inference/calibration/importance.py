@@ -26,7 +26,7 @@ from arviz_stats.base import array_stats
 from torch import Tensor
 
 from inference.draws import seeded
-from inference.posterior import _choose, _location
+from inference.posterior import _location, choose_pixels
 from inference.training import Run
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
@@ -169,7 +169,7 @@ def _chunks(run: Run, cube: xr.DataTree, draws: int, pixels, seed: int) -> Itera
     validate(cube)
     model = run.model
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
-    rows, columns = _choose(pixels, data, seed)
+    rows, columns = choose_pixels(pixels, data, seed)
     with seeded(seed):
         shared = model.draw_globals()
         size = len(data.dates) * (len(model.dynamic) + 3 * len(model.modalities)) * draws
@@ -215,5 +215,5 @@ def _systematic(weights: np.ndarray, draws: int, rng: np.random.Generator) -> np
 def _places(run: Run, cube: xr.DataTree, pixels, seed: int) -> tuple[dict, np.ndarray]:
     """Coordinates of the pixels chosen, and the union dates."""
     data = CubeTensors.read(cube, {name: m.channels for name, m in run.model.modalities.items()})
-    rows, columns = _choose(pixels, data, seed)
+    rows, columns = choose_pixels(pixels, data, seed)
     return _location(cube, data, rows, columns), data.times
