@@ -133,7 +133,7 @@ def test_chains_are_calibrated_and_those_of_a_wrong_model_are_not(run, simulated
 
     def judge(shared):
         run.model.draw_globals = lambda which="posterior": shared
-        tree = posterior(run, simulated, draws=40, pixels=100, seed=1, refine=True, chains=8)
+        tree = posterior(run, simulated, draws=40, pixels=80, seed=1, refine=True, chains=4)
         drawn = tree["posterior"].to_dataset()
         return simulation_based_calibration(drawn, at_pixels(known, drawn), level=0.01)
 
