@@ -12,7 +12,7 @@ truths are uniform (simulation-based calibration; p after Holm's correction, goa
 fit
     draws of the guide as `fit` leaves it, for all points;
 chains and simulations
-    the same after `learn_globals`, which learns the global latents from chains of 64 points, and `neural_posterior`,
+    the same after `learn_globals`, which learns the global latents from chains of some points, and `neural_posterior`,
     which teaches the guide on simulations with them;
 simulations, globals known
     the same with the global latents that the cube was drawn with: what is left is the guide's own;
@@ -51,6 +51,7 @@ from pi_vae.data import complete, simulate
 from pi_vae.data.batches import CubeTensors
 from pi_vae.data.sentinel1 import s1_node
 from pi_vae.data.sentinel2 import s2_node
+from pi_vae.physics import compile_kernels
 
 TREESAT_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 CLEAR = 20  # percent: cloud and snow probability below it
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=600, help="that are simulated, fitted and judged")
     parser.add_argument("--steps", type=int, default=400, help="of the fit")
     parser.add_argument("--simulations", type=int, default=700, help="steps on simulations")
+    parser.add_argument("--learned", type=int, default=64, help="points whose chains the global latents learn from")
     parser.add_argument("--series", type=int, default=384, help="a step")
     parser.add_argument("--refined", type=int, default=40, help="points for importance sampling and chains")
     parser.add_argument("--chains", type=int, default=20)
@@ -203,6 +205,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("calibration.json"))
     args = parser.parse_args()
+    compile_kernels()
     rng = np.random.default_rng(args.seed)
     empty = {"swiss": swiss, "treesat": treesat}[args.pattern](args.data, args.points, rng)
     torch.manual_seed(args.seed)
@@ -220,7 +223,10 @@ def main() -> None:
     stages = {
         "fit": lambda: fit(model, cube, args.steps, **training),
         "chains and simulations": lambda: neural_posterior(
-            learn_globals(run, cube, seed=args.seed, progress=False), cube, args.simulations, **learning
+            learn_globals(run, cube, pixels=args.learned, seed=args.seed, progress=False),
+            cube,
+            args.simulations,
+            **learning,
         ),
         "simulations, globals known": lambda: neural_posterior(
             known(model, shared), cube, args.simulations, **learning

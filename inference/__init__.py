@@ -1,18 +1,21 @@
 """What one does with a model: fit it, read its posterior, map it, discover what it misses."""
 
 from inference.discovery import Template, couple, discover
+from inference.embedding import embed
 from inference.evaluation import withheld_scores
 from inference.npe import neural_posterior
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
 from inference.saem import learn_globals
 from inference.training import Run, fit, load
+from inference.translation import translate
 
 __all__ = [
     "Run",
     "Template",
     "couple",
     "discover",
+    "embed",
     "export_geotiff",
     "fit",
     "learn_globals",
@@ -20,5 +23,6 @@ __all__ = [
     "neural_posterior",
     "posterior",
     "predict",
+    "translate",
     "withheld_scores",
 ]

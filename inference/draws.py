@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import xarray as xr
 from torch import Tensor
 
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 
-__all__ = ["Group", "groups", "seeded"]
+__all__ = ["Group", "groups", "present", "seeded"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,6 +53,22 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
         size = draws // count + (i < draws % count)
         posterior = model.posterior(sites, batch.dates, shared)
         yield Group(shared, posterior, model.latents(posterior.rsample((size,)), batch.dates))
+
+
+def present(model: PhysicsVAE, cube: xr.DataTree) -> dict[str, tuple[str, ...]]:
+    """Channels of the modalities of a fitted model that a cube has; the posterior rests on these.
+
+    Raises:
+        ValueError: it has none of them.
+    """
+    found = {name: m.channels for name, m in model.modalities.items() if name in cube.children}
+    if not found:
+        known, there = (", ".join(map(repr, names)) or "none" for names in (model.modalities, cube.children))
+        raise ValueError(f"The model reads {known}, and the nodes of the cube are {there}: name them alike.")
+    absent = [name for name in model.modalities if name not in found]
+    if absent:
+        log.info("The cube has no node %s: what it would tell is left open.", ", ".join(absent))
+    return found
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 
 from inference.baselines import date_mean, linear_interpolation
-from inference.draws import groups, seeded
+from inference.draws import groups, present, seeded
 from inference.objective import hidden_means
 from inference.training import Run
 from pi_vae.data.batches import CubeTensors
@@ -31,7 +31,7 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
         width by channel), ``baselines.linear`` and ``baselines.date_mean`` (rmse by channel).
     """
     model = run.model
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()}, score_withheld=True)
+    data = CubeTensors.read(cube, present(model, cube), score_withheld=True)
     collected: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in data.modalities}
     with seeded(seed):
         for _, _, batch in data.tiles(tile, model.encoder.radius):

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from inference.draws import Group, groups, seeded
+from inference.draws import Group, groups, present, seeded
 from inference.refinement import refined_groups
 from inference.training import Run
 from pi_vae.data import validate, with_dates
 from pi_vae.data.batches import CubeTensors
 
-__all__ = ["choose_pixels", "posterior"]
+__all__ = ["choose_pixels", "draw_tree", "pixel_location", "posterior"]
 
 MAX_VALUES = 2e8
 DRAWN_AT_ONCE, REFINED_AT_ONCE = 64, 256  # pixels
@@ -34,7 +34,7 @@ def posterior(
 
     Args:
         run: a fitted run.
-        cube: a valid cube; observations marked ``withheld`` are not used.
+        cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model may be absent.
         draws: number of draws.
         pixels: which pixels: a number drawn at random, a list of (row, column), or all of them.
         seed: of the draws and of the choice of pixels.
@@ -61,8 +61,21 @@ def posterior(
         raise ValueError(f"{draws} draws cannot be shared out among {chains} chains: give a multiple of the chains.")
     if times is not None:
         cube = with_dates(cube, times)
+    return draw_tree(run, cube, draws, pixels, seed, refine, chains)
+
+
+def draw_tree(
+    run: Run,
+    cube: xr.DataTree,
+    draws: int,
+    pixels: int | list[tuple[int, int]] | None,
+    seed: int,
+    refine: bool = False,
+    chains: int = 1,
+) -> xr.DataTree:
+    """What `posterior` returns, of a cube that is ready: validated, all dates in it."""
     model = run.model
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    data = CubeTensors.read(cube, present(model, cube))
     rows, columns = choose_pixels(pixels, data, seed)
     values = draws * len(rows) * len(data.dates) * (len(model.dynamic) + sum(map(len, data.channels.values())))
     if values > MAX_VALUES:
@@ -89,7 +102,7 @@ def posterior(
         )
         for group in pieces[0]
     }
-    location = _location(cube, data, rows, columns)
+    location = pixel_location(cube, data, rows, columns)
     return xr.DataTree.from_dict({group: dataset.assign_coords(location) for group, dataset in tree.items()})
 
 
@@ -201,7 +214,8 @@ def choose_pixels(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, t
     return rows, columns
 
 
-def _location(cube: xr.DataTree, data: CubeTensors, rows: torch.Tensor, columns: torch.Tensor) -> dict:
+def pixel_location(cube: xr.DataTree, data: CubeTensors, rows: torch.Tensor, columns: torch.Tensor) -> dict:
+    """Coordinates of the dimension ``pixel`` of a table: where in the cube each lies."""
     node = cube[next(iter(data.channels))].to_dataset()
     location = {"pixel": np.arange(len(rows)), "row": ("pixel", rows.numpy()), "column": ("pixel", columns.numpy())}
     if not data.points and "x" in node.coords:

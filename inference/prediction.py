@@ -12,7 +12,7 @@ import rioxarray  # noqa: F401  (registers the .rio accessor)
 import torch
 import xarray as xr
 
-from inference.draws import groups, seeded
+from inference.draws import groups, present, seeded
 from inference.training import Run
 from pi_vae import __version__
 from pi_vae.data import validate
@@ -55,7 +55,7 @@ def predict(
     """
     validate(cube)
     model, store = run.model, Path(store)
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    data = CubeTensors.read(cube, present(model, cube))
     origin = _origin(model, draws, seed)
     if store.exists():
         _check_store(store, data, origin)
@@ -192,7 +192,8 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
         for statistic, words in STATISTICS.items():
             attrs = {"units": variable.unit, "long_name": f"{variable.long_name}, {words}"}
             arrays[f"{name}_{statistic}"] = (_dims(variable), empty(_dims(variable), np.nan, np.float32), attrs)
-    for name, modality in model.modalities.items():
+    for name in data.modalities:
+        modality = model.modalities[name]
         dims, attrs = (f"{name}_time", f"{name}_channel", "y", "x"), {"units": modality.unit}
         arrays[f"{name}_mean"] = (dims, empty(dims, np.nan, np.float32), attrs)
         if modality.residual is not None:

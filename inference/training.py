@@ -58,6 +58,7 @@ def fit(
     patch_size: int = 24,
     pixels: int = 384,
     learning_rate: float = 5e-3,
+    hide_modality: float = 0.05,
     progress: bool = True,
 ) -> Run:
     """Fit a model to a cube by stochastic variational inference.
@@ -78,6 +79,8 @@ def fit(
         patch_size: side of a patch in pixels.
         pixels: pixels (or points) per step whose series are modelled, drawn from the patches.
         learning_rate: peak step size of Adam.
+        hide_modality: probability that one modality is hidden from the encoder in a patch; more of it where
+            the run is to translate between modalities (`inference.translate`).
         progress: show a progress bar.
 
     Returns:
@@ -106,6 +109,7 @@ def fit(
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) * m.values.shape[2] for m in data.modalities.values())
+    few_gaps = FEW_GAPS | {"modality": FEW_GAPS["modality"] / 0.05 * hide_modality}
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
@@ -116,12 +120,13 @@ def fit(
             phase.enter(model)
             model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
             if step < learning:
-                batch = occlude(data.patches(count, patch_size, pixels, generator), generator).to(fabric.device)
+                batch = data.patches(count, patch_size, pixels, generator)
+                batch = occlude(batch, generator, modality=hide_modality).to(fabric.device)
                 loss = guarded(elbo, batch) / observations
             else:
                 few = max(1, pixels // 4)
                 batch, imagined = (
-                    occlude(data.patches(*patch, number, generator), generator, **FEW_GAPS).to(fabric.device)
+                    occlude(data.patches(*patch, number, generator), generator, **few_gaps).to(fabric.device)
                     for patch, number in (((count, patch_size), few), (dreams, data.pixels))
                 )
                 loss = guarded(calibration_loss, model, batch, imagined) / observations

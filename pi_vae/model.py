@@ -308,6 +308,13 @@ class PhysicsVAE(nn.Module):
         """One draw of the global latents from their ``"posterior"`` or ``"prior"``, by site name."""
         return {site: distribution.rsample() for site, distribution in self.globals(which).items()}
 
+    def median_globals(self) -> dict[str, Tensor]:
+        """Posterior medians of the global latents, by site name."""
+        return {
+            site: d.v if isinstance(d, dist.Delta) else d.base_dist.loc.exp()
+            for site, d in self.globals("posterior").items()
+        }
+
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
         sites = {site: getattr(getattr(self, site), which)() for site in ("lengthscale", "static_odds")}

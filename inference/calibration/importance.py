@@ -26,7 +26,7 @@ from arviz_stats.base import array_stats
 from torch import Tensor
 
 from inference.draws import seeded
-from inference.posterior import _location, choose_pixels
+from inference.posterior import choose_pixels, pixel_location
 from inference.training import Run
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
@@ -216,4 +216,4 @@ def _places(run: Run, cube: xr.DataTree, pixels, seed: int) -> tuple[dict, np.nd
     """Coordinates of the pixels chosen, and the union dates."""
     data = CubeTensors.read(cube, {name: m.channels for name, m in run.model.modalities.items()})
     rows, columns = choose_pixels(pixels, data, seed)
-    return _location(cube, data, rows, columns), data.times
+    return pixel_location(cube, data, rows, columns), data.times

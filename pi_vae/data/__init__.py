@@ -2,7 +2,7 @@
 
 from pi_vae.data import samples
 from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, validate
-from pi_vae.data.dates import with_dates
+from pi_vae.data.dates import with_dates, with_sensor
 from pi_vae.data.occlusion import withhold
 from pi_vae.data.simulate import pattern, simulate
 
@@ -16,5 +16,6 @@ __all__ = [
     "simulate",
     "validate",
     "with_dates",
+    "with_sensor",
     "withhold",
 ]

@@ -1,4 +1,4 @@
-"""`with_dates`: a cube that also asks for dates at which nobody looked, to fill gaps and to forecast."""
+"""`with_dates`, `with_sensor`: a cube that also asks for dates, or a sensor, without any observation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 
 from pi_vae.data import sentinel2
-from pi_vae.data.cube import MODALITY_NODES, OPTICAL_NODES, CubeError, centre
+from pi_vae.data.cube import MODALITY_NODES, OPTICAL_NODES, CubeError, centre, complete
+from pi_vae.data.sentinel1 import s1_node
 
-__all__ = ["with_dates"]
+__all__ = ["with_dates", "with_sensor"]
 
 OWN = ("platform", "orbit_pass", "relative_orbit")
 
@@ -52,6 +53,34 @@ def with_dates(cube: xr.DataTree, times: Sequence | np.ndarray) -> xr.DataTree:
         if name in nodes:
             nodes[name] = _extended(name, nodes[name], asked)
     return xr.DataTree.from_dict({"/": cube.to_dataset(), **nodes})
+
+
+def with_sensor(cube: xr.DataTree, name: str, channels: Sequence[str], like: str) -> xr.DataTree:
+    """Add a sensor that has seen nothing to a cube.
+
+    Args:
+        cube: a valid cube without the node ``name``.
+        name: node to add, such as ``"s2"``.
+        channels: its bands or polarisations.
+        like: the node whose dates and grid it gets; its geometry is nominal, the sun that of the dates.
+
+    Returns:
+        A new cube. It is no longer valid by itself, for nothing of the new node is.
+
+    Raises:
+        CubeError: the sun cannot be computed, because the cube does not say where it lies.
+    """
+    node = cube[like].to_dataset()
+    valid = xr.zeros_like(node["valid"], dtype=bool)
+    sizes = [valid.sizes[dim] for dim in valid.dims]
+    values = np.full((sizes[0], len(channels), *sizes[1:]), np.nan, np.float32)
+    build = sentinel2.s2_node if name in OPTICAL_NODES else s1_node
+    place = {k: node[k].values for k in ("x", "y") if k in node.coords}
+    added = build(values, node.time.values, list(channels), valid=valid.values, **place)
+    if "spatial_ref" in node.coords:
+        added = added.assign_coords(spatial_ref=node["spatial_ref"])
+    nodes = {key: child.to_dataset() for key, child in cube.children.items()}
+    return complete(xr.DataTree.from_dict({"/": cube.to_dataset(), **nodes, name: added}))
 
 
 def _extended(name: str, node: xr.Dataset, asked: np.ndarray) -> xr.Dataset:
