@@ -97,10 +97,10 @@ def test_radar_tells_what_optical_will_see_and_says_how_well(build):
     """On a simulated cube: intervals from radar alone hold, are wider than those from both, and beat the prior."""
     from pi_vae.data import pattern
 
-    model = build(width=32)
     with torch.no_grad():
-        cube = simulate(model, pattern(size=40, bands=("B03", "B04", "B08")), seed=3)
-    run = fit(build(seed=1, width=32), cube, steps=250, hide_modality=0.4, progress=False)
+        cube = simulate(build(), pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=30), seed=3)
+    few = {"patches": 2, "patch_size": 12, "pixels": 128}
+    run = fit(build(seed=1), cube, steps=200, hide_modality=0.4, progress=False, **few)
     truth, picked = cube["truth"].to_dataset(), {"draws": 100, "pixels": 60, "seed": 1}
     trees = {s: translate(run, cube, s.split(), "s2", **picked)["posterior"].to_dataset() for s in ("s1", "s1 s2")}
     table = {s: coverage(d[["lai"]], at_pixels(truth, d)[["lai"]], [0.9]).squeeze() for s, d in trees.items()}
