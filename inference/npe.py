@@ -40,6 +40,7 @@ def neural_posterior(
     patch_size: int = DREAM_SIZE,
     pixels: int = 384,
     learning_rate: float = 3e-3,
+    hide_modality: float = FEW_GAPS["modality"],
     progress: bool = True,
 ) -> Run:
     """Train the guide of a fitted run on simulations of its model.
@@ -54,6 +55,7 @@ def neural_posterior(
         patch_size: side of a simulated patch in pixels; points are simulated one by one.
         pixels: simulated series per step.
         learning_rate: peak step size of Adam.
+        hide_modality: probability that one modality is hidden in a series; more of it to translate between them.
         progress: show a progress bar.
 
     Returns:
@@ -82,7 +84,7 @@ def neural_posterior(
         phase.enter(model)
         for step in range(steps):
             batch = data.patches(count, patch_size, pixels, generator)
-            batch = occlude(batch, generator, **FEW_GAPS).to(fabric.device)
+            batch = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
             batch.scale = 1 / len(batch.pixels)
             loss = guarded(recovery_loss, model, batch)
             if not torch.isfinite(loss):

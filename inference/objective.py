@@ -90,9 +90,13 @@ def hidden_means(
     """
     observed = batch.modalities[name]
     hidden = observed.mask(batch.pixels, "valid") & ~observed.mask(batch.pixels)
-    pixel, date = hidden.nonzero(as_tuple=True)
+    footprints = batch.footprints(name)
+    footprint, date = hidden[footprints[:, 0]].nonzero(as_tuple=True)
+    members = footprints[footprint]  # [H, F] fine pixels
+    values, size = observed.series(batch.pixels)[members[:, 0], date], members.shape[1]
+    pixel, date = members.flatten(), date.repeat_interleave(size)
     union = observed.index[date]
-    # One hidden observation is one "date" of one "pixel": everything is [draw, hidden, 1] here.
+    # One fine pixel of a hidden observation is one "date" of one "pixel": everything is [draw, H * F, 1] here.
     process = {k: r[:, pixel, :, union].movedim(0, 1).unsqueeze(-1) for k, r in latents.residual.items() if k == name}
     dynamic = latents.dynamic[:, pixel, :, union].movedim(0, 1).unsqueeze(-1)
     here = Latents(dynamic, latents.static[:, pixel], process)
@@ -105,4 +109,4 @@ def hidden_means(
     mean = vae.modalities[name].expected(vae.variables(here), angles, drivers, coefficients)
     if name in here.residual:
         mean = mean + vae.residual(name, here, shared)
-    return mean.squeeze(-2), observed.series(batch.pixels)[pixel, date]
+    return mean.squeeze(-2).unflatten(1, (-1, size)).mean(2), values

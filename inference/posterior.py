@@ -132,7 +132,8 @@ def _tree(model, data: CubeTensors, batch, found: Iterable[Group], chains: int) 
             keep("posterior_predictive", name, likelihood.sample())
             mask = observed.mask(batch.pixels)
             score = likelihood.log_prob(observed.series(batch.pixels)).sum(-1)
-            keep("log_likelihood", name, torch.where(mask, score, torch.nan))
+            # A pixel that is a part of what was observed has no likelihood of its own.
+            keep("log_likelihood", name, torch.where(mask & (observed.factor == 1), score, torch.nan))
 
     def chained(arrays: list[np.ndarray]) -> np.ndarray:
         joined = np.concatenate(arrays)
@@ -216,7 +217,7 @@ def choose_pixels(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, t
 
 def pixel_location(cube: xr.DataTree, data: CubeTensors, rows: torch.Tensor, columns: torch.Tensor) -> dict:
     """Coordinates of the dimension ``pixel`` of a table: where in the cube each lies."""
-    node = cube[next(iter(data.channels))].to_dataset()
+    node = cube[data.finest].to_dataset()
     location = {"pixel": np.arange(len(rows)), "row": ("pixel", rows.numpy()), "column": ("pixel", columns.numpy())}
     if not data.points and "x" in node.coords:
         location |= {"y": ("pixel", node.y.values[rows.numpy()]), "x": ("pixel", node.x.values[columns.numpy()])}

@@ -171,7 +171,7 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
     import dask.array
 
     height, width = data.shape
-    node = cube[next(iter(data.channels))].to_dataset()
+    node = cube[data.finest].to_dataset()
     coords = {"time": data.times}
     coords["y"] = node.y.values if not data.points and "y" in node.coords else np.arange(height)
     coords["x"] = node.x.values if not data.points and "x" in node.coords else np.arange(width)

@@ -80,6 +80,11 @@ class WhitenedPosterior:
     """
 
     def __init__(self, model: PhysicsVAE, batch: Batch, shared: Mapping[str, Tensor]) -> None:
+        coarse = [name for name, m in batch.modalities.items() if m.factor > 1]
+        if coarse:
+            raise ValueError(
+                f"Pixels share observations of {coarse[0]!r} and have no chains of their own: use the guide."
+            )
         self.model, self.batch, self.shared = model, batch, shared
         priors = model.priors(batch.dates, shared)
         self.factors = {

@@ -91,8 +91,11 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
     latents = vae.latents(drawn, batch.dates)
     modalities = {}
     for name, observed in batch.modalities.items():
-        mean = vae.expected(name, latents, everywhere, shared)
-        values = vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).sample()
+        footprints = everywhere.footprints(name)
+        mean = vae.expected(name, latents, everywhere, shared)[footprints].mean(1)
+        drawn_here = vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).sample()
+        values = drawn_here.new_empty(footprints.numel(), *drawn_here.shape[1:])
+        values[footprints] = drawn_here.unsqueeze(1).expand(-1, footprints.shape[1], -1, -1)
         values = values.unflatten(0, (patches, height, width)).permute(0, 3, 4, 1, 2)
         modalities[name] = dataclasses.replace(observed, values=values)
     return drawn, dataclasses.replace(batch, modalities=modalities)

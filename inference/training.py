@@ -108,7 +108,7 @@ def fit(
     first = _resume(run, phases, generator, steps) if folder else 0
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
-    observations = sum(int(m.seen.sum()) * m.values.shape[2] for m in data.modalities.values())
+    observations = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in data.modalities.values())
     few_gaps = FEW_GAPS | {"modality": FEW_GAPS["modality"] / 0.05 * hide_modality}
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))

@@ -179,18 +179,20 @@ class PhysicsVAE(nn.Module):
         """Generative program; observes the seen observations of the batch's pixels."""
         n = len(batch.pixels)
         shared = {site: pyro.sample(site, prior) for site, prior in self.globals("prior").items()}
-        with pyro.plate("pixel", n), poutine.scale(scale=batch.scale):
+        with pyro.plate("pixel", n), poutine.scale(scale=batch.scale * self.kl_weight):
             priors = self.priors(batch.dates, shared, n)
-            with poutine.scale(scale=self.kl_weight):
-                drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
-            latents = self.latents(drawn, batch.dates)
-            for name, observed in batch.modalities.items():
-                if name not in self.modalities:
-                    continue
-                mean = self.expected(name, latents, batch, shared)
-                likelihood = self.modalities[name].likelihood(mean, shared[f"{name}_noise"])
-                mask = observed.mask(batch.pixels).unsqueeze(-1)
-                pyro.sample(name, likelihood.mask(mask).to_event(2), obs=observed.series(batch.pixels))
+            drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
+        latents = self.latents(drawn, batch.dates)
+        for name, observed in batch.modalities.items():
+            if name not in self.modalities:
+                continue
+            footprints = batch.footprints(name)
+            mean = self.expected(name, latents, batch, shared)[..., footprints, :, :].mean(-3)
+            likelihood = self.modalities[name].likelihood(mean, shared[f"{name}_noise"])
+            pixels = batch.pixels[footprints[:, 0]]
+            mask = observed.mask(pixels).unsqueeze(-1)
+            with pyro.plate(f"{name}_footprint", len(pixels)), poutine.scale(scale=batch.scale):
+                pyro.sample(name, likelihood.mask(mask).to_event(2), obs=observed.series(pixels))
 
     def guide(self, batch: Batch) -> ChainPosterior:
         """Amortised posterior: encoder -> sites -> Gaussian processes given the sites, one after the other."""

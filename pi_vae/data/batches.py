@@ -2,6 +2,10 @@
 
 Values become what the likelihood is written in: reflectance as it is, backscatter in dB. Dates become days since
 1970-01-01 on the union of all modalities; each modality keeps the index of its own dates in that union.
+
+Latents live on the finest grid. A node with larger pixels is repeated on it for the encoder to read, and keeps how many
+fine pixels lie along each side of one of its own: `Batch.footprints` says which belong together, and the likelihood is
+that of their mean.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ class ModalityBatch:
         seen: those of them that the encoder may use and that enter the ELBO.
         index: `[T_m]` position of its dates among the union dates.
         geometry: angle -> degrees, `[T_m]` or `[patch, T_m, y, x]`.
+        factor: fine pixels along each side of one of its own.
     """
 
     values: Tensor
@@ -38,6 +43,7 @@ class ModalityBatch:
     seen: Tensor
     index: Tensor
     geometry: dict[str, Tensor]
+    factor: int = 1
 
     def series(self, pixels: Tensor) -> Tensor:
         """`[pixel, T_m, C]` observations of the pixels."""
@@ -74,6 +80,14 @@ class Batch:
     shape: tuple[int, int, int]
     pixels: Tensor
     scale: float = 1.0
+
+    def footprints(self, name: str) -> Tensor:
+        """`[M, F]` positions in `pixels` of what each of `M` pixels of a modality consists of.
+
+        Left out are those of which not all fine pixels are among `pixels`. Patches begin where a pixel of every
+        modality does.
+        """
+        return _blocks(self.pixels, self.shape, self.modalities[name].factor)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
@@ -120,9 +134,11 @@ class CubeTensors:
                 f"The cube has no node {missing[0]!r}, which the model reads: add it, or build the model without it."
             )
         nodes = {name: cube[name].to_dataset() for name in channels}
+        factors = _factors(nodes)
         times = np.unique(np.concatenate([node.time.values for node in nodes.values()]))
         modalities = {
-            name: _modality(name, node, tuple(channels[name]), times, score_withheld) for name, node in nodes.items()
+            name: _modality(name, node, tuple(channels[name]), times, score_withheld, factors[name])
+            for name, node in nodes.items()
         }
         if not any(bool(m.seen.any()) for m in modalities.values()):
             raise ValueError("The cube has no usable observation: check its valid and withheld masks.")
@@ -135,12 +151,13 @@ class CubeTensors:
         modalities = {}
         for name, m in self.modalities.items():
             keep = m.valid[0].flatten(1).any(1)
-            modalities[name] = ModalityBatch(
-                m.values[:, keep],
-                m.valid[:, keep],
-                m.seen[:, keep],
-                m.index[keep],
-                {k: g[keep] if g.dim() == 1 else g[:, keep] for k, g in m.geometry.items()},
+            modalities[name] = dataclasses.replace(
+                m,
+                values=m.values[:, keep],
+                valid=m.valid[:, keep],
+                seen=m.seen[:, keep],
+                index=m.index[keep],
+                geometry={k: g[keep] if g.dim() == 1 else g[:, keep] for k, g in m.geometry.items()},
             )
         return dataclasses.replace(self, modalities=modalities)
 
@@ -154,6 +171,16 @@ class CubeTensors:
         """Number of pixels or points."""
         return self.shape[0] * self.shape[1]
 
+    @property
+    def coarsest(self) -> int:
+        """Fine pixels along each side of the largest pixel."""
+        return max(m.factor for m in self.modalities.values())
+
+    @property
+    def finest(self) -> str:
+        """Name of a modality whose grid is the one that latents live on."""
+        return min(self.modalities, key=lambda name: self.modalities[name].factor)
+
     def patches(self, count: int, size: int, pixels: int, generator: torch.Generator) -> Batch:
         """Random patches, and random pixels of them to model, in which every pixel of the cube is equally likely.
 
@@ -166,17 +193,20 @@ class CubeTensors:
             pixels: how many of their pixels are modelled, at most; the others are context.
             generator: source of randomness.
         """
-        height, width = self.shape
+        side = self.coarsest  # everything below is counted in the largest pixels
+        height, width = (length // side for length in self.shape)
+        size = -(-size // side)
         size_y, size_x = (1, 1) if self.points else (min(size, height), min(size, width))
         spots_y, spots_x = height + size_y - 1, width + size_x - 1
         top = torch.randint(spots_y, (count,), generator=generator) - size_y + 1
         left = torch.randint(spots_x, (count,), generator=generator) - size_x + 1
-        rows = top[:, None] + torch.arange(size_y)
-        columns = left[:, None] + torch.arange(size_x)
+        rows = side * top[:, None] + torch.arange(side * size_y)
+        columns = side * left[:, None] + torch.arange(side * size_x)
         batch = self._cut(rows, columns)
-        inside = len(batch.pixels)
-        batch.pixels = batch.pixels[torch.randperm(inside, generator=generator)[:pixels]]
-        batch.scale = spots_y * spots_x / (count * size_y * size_x) * inside / max(len(batch.pixels), 1)
+        blocks = _blocks(batch.pixels, batch.shape, side)
+        chosen = torch.randperm(len(blocks), generator=generator)[: max(1, pixels // side**2)]
+        batch.pixels = batch.pixels[blocks[chosen].flatten()]
+        batch.scale = spots_y * spots_x / (count * size_y * size_x) * len(blocks) / max(len(chosen), 1)
         return batch
 
     def tiles(self, size: int, halo: int) -> Iterator[tuple[slice, slice, Batch]]:
@@ -187,9 +217,11 @@ class CubeTensors:
             halo: pixels of context around it (`FusionEncoder.radius`); not counted.
 
         Yields:
-            rows and columns of the tile in the cube, and its batch (`pixels` are the tile's, row by row).
+            rows and columns of the tile in the cube, and its batch (`pixels` are the tile's, row by row). Where
+            modalities differ in their pixels, size and halo are rounded up to whole ones of all.
         """
         height, width = self.shape
+        size, halo = (-(-length // self.coarsest) * self.coarsest for length in (size, halo))
         if self.points:
             size, halo = size * size, 0
         for top in range(0, height, size):
@@ -227,19 +259,45 @@ class CubeTensors:
 
         modalities = {}
         for name, m in self.modalities.items():
-            modalities[name] = ModalityBatch(
+            modalities[name] = dataclasses.replace(
+                m,
                 values=take(m.values),
                 valid=take(m.valid) & inside[:, None],
                 seen=take(m.seen) & inside[:, None],
-                index=m.index,
                 geometry={k: g if g.dim() == 1 else take(g) for k, g in m.geometry.items()},
             )
         pixels = inside.flatten().nonzero().squeeze(1)
         return Batch(self.dates, modalities, self.drivers, tuple(inside.shape), pixels)
 
 
+def _factors(nodes: Mapping[str, xr.Dataset]) -> dict[str, int]:
+    """How many pixels of the finest grid lie along each side of one of a node's own."""
+    if any("point" in node.dims for node in nodes.values()):
+        return dict.fromkeys(nodes, 1)
+    largest = max(node.sizes["y"] for node in nodes.values())
+    factors = {name: largest // node.sizes["y"] for name, node in nodes.items()}
+    coarsest = max(factors.values())
+    odd = [f for f in factors.values() if coarsest % f]
+    if odd:
+        raise ValueError(f"Pixels of {odd[0]} and {coarsest} times the finest do not nest: resample one of the nodes.")
+    return factors
+
+
+def _blocks(pixels: Tensor, shape: tuple[int, int, int], side: int) -> Tensor:
+    """`[M, side**2]` positions in `pixels` of whole squares; `pixels` index a flattened `patch * y * x`."""
+    if side == 1:
+        return torch.arange(len(pixels), device=pixels.device).unsqueeze(1)
+    _, height, width = shape
+    patch, y, x = pixels // (height * width), pixels // width % height, pixels % width
+    number = (patch * (height // side) + y // side) * (width // side) + x // side
+    order = number.argsort(stable=True)
+    _, counts = number[order].unique_consecutive(return_counts=True)
+    first = (counts.cumsum(0) - counts)[counts == side**2]
+    return order[first.unsqueeze(1) + torch.arange(side**2, device=pixels.device)]
+
+
 def _modality(
-    name: str, node: xr.Dataset, channels: tuple[str, ...], times: np.ndarray, score_withheld: bool
+    name: str, node: xr.Dataset, channels: tuple[str, ...], times: np.ndarray, score_withheld: bool, factor: int
 ) -> ModalityBatch:
     variable, dim = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
     absent = [c for c in channels if c not in node[dim].values]
@@ -268,11 +326,19 @@ def _modality(
     if space == ("point",):
         values, valid, seen = values.unsqueeze(-1), valid.unsqueeze(-1), seen.unsqueeze(-1)
         geometry = {k: g if g.dim() == 1 else g.unsqueeze(-1) for k, g in geometry.items()}
+    if factor > 1:
+        values, valid, seen = (_repeated(x, factor) for x in (values, valid, seen))
+        geometry = {k: g if g.dim() == 1 else _repeated(g, factor) for k, g in geometry.items()}
     valid = valid if score_withheld else seen
     values = torch.where(valid.unsqueeze(1), values, 0.0)
     index = torch.from_numpy(np.searchsorted(times, node.time.values))
     fields = {k: g if g.dim() == 1 else g.unsqueeze(0) for k, g in geometry.items()}
-    return ModalityBatch(values.unsqueeze(0), valid.unsqueeze(0), seen.unsqueeze(0), index, fields)
+    return ModalityBatch(values.unsqueeze(0), valid.unsqueeze(0), seen.unsqueeze(0), index, fields, factor)
+
+
+def _repeated(image: Tensor, factor: int) -> Tensor:
+    """`[..., y, x]` on a grid that is finer by a factor."""
+    return image.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
 def _drivers(node: xr.Dataset, times: np.ndarray) -> dict[str, Tensor]:

@@ -349,6 +349,8 @@ def _place_faults(nodes: dict[str, xr.Dataset]) -> Iterator[str]:
                 f"Different numbers of points in nodes '{first}' ({nodes[first].sizes['point']}) and "
                 f"'{name}' ({nodes[name].sizes['point']}), dimension 'point': give the same points in the same order."
             )
+        if not any(pointwise):
+            yield from _grid_faults(nodes, first, name)
         systems = [_crs(node, nodes[node]) for node in (first, name)]
         if systems[0] != systems[1]:
             codes = [system.to_string() if system else "none" for system in systems]
@@ -356,3 +358,25 @@ def _place_faults(nodes: dict[str, xr.Dataset]) -> Iterator[str]:
                 f"Mixed coordinate reference systems {codes[0]} and {codes[1]} in nodes '{first}' and '{name}', "
                 "variable 'spatial_ref': reproject to one of them (dataset.rio.reproject) or split the cube by zone."
             )
+
+
+def _grid_faults(nodes: dict[str, xr.Dataset], first: str, name: str) -> Iterator[str]:
+    """Faults between two grids: the pixels of the coarser one are whole numbers of pixels of the finer one."""
+    fine, coarse = sorted((first, name), key=lambda node: -nodes[node].sizes["y"])
+    factor = nodes[fine].sizes["y"] // nodes[coarse].sizes["y"]
+    for dim in ("y", "x"):
+        sizes = [nodes[node].sizes[dim] for node in (fine, coarse)]
+        where = f"in nodes '{fine}' and '{coarse}', dimension '{dim}'"
+        if sizes[0] != factor * sizes[1]:
+            yield (
+                f"Lengths {sizes[0]} and {sizes[1]} {where}: crop both to the same area, so that a pixel of the coarse "
+                "node covers a square of whole pixels of the fine one."
+            )
+            return
+        if all(dim in nodes[node].coords for node in (fine, coarse)):
+            centres = nodes[fine][dim].values.astype(float).reshape(-1, factor).mean(1)
+            off = np.abs(centres - nodes[coarse][dim].values).max()
+            spacing = np.abs(np.diff(nodes[fine][dim].values[:2])).max(initial=0.0)
+            if off > 0.1 * spacing:
+                yield f"Grids that lie {off:.3g} m apart {where}: resample one onto pixels that nest in the other's."
+                return

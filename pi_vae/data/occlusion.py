@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import xarray as xr
 
 from pi_vae.data.batches import Batch
@@ -88,6 +89,9 @@ def occlude(
             start = ((size + side - 1) * uniform(*shape, 1, 1) - side + 1).floor()
             line = torch.arange(size).view(view)
             box = box & (line >= start) & (line < start + side)
+        if m.factor > 1:  # a pixel of the modality is hidden as a whole
+            box = F.max_pool2d(box.expand(*shape, height, width).float(), m.factor) > 0
+            box = box.repeat_interleave(m.factor, -2).repeat_interleave(m.factor, -1)
         hide = (hidden[:, :, None, None] | box).to(m.seen.device)
         occluded[name] = dataclasses.replace(m, seen=m.seen & ~hide)
     return dataclasses.replace(batch, modalities=occluded)

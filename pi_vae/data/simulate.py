@@ -27,7 +27,7 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
         model: a `pi_vae.PhysicsVAE`.
         cube: a valid cube that serves as pattern.
         seed: of the draw.
-        tile: side of the tiles worked on, in pixels.
+        tile: side of the tiles worked on, in pixels of the finest node.
 
     Returns:
         A cube of the same layout with a node ``truth``: every variable `(time, y, x)` or `(y, x)`, the contribution
@@ -46,14 +46,16 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
         program = poutine.condition(poutine.uncondition(model.model), shared)
         for rows, columns, batch in data.tiles(tile, 0):
             sites = poutine.trace(program).get_trace(batch).nodes
-            shape = (rows.stop - rows.start, columns.stop - columns.start)
             fields = _fields(model, batch, sites, shared)
             for target, values in ((truth, fields), (drawn, {m: sites[m]["value"] for m in batch.modalities})):
                 for name, value in values.items():
-                    image = value.movedim(0, -1).unflatten(-1, shape).numpy()
+                    factor = batch.modalities[name].factor if target is drawn else 1
+                    spots = [slice(part.start // factor, part.stop // factor) for part in (rows, columns)]
+                    image = value.movedim(0, -1).unflatten(-1, [s.stop - s.start for s in spots]).numpy()
                     if name not in target:
-                        target[name] = np.empty((*image.shape[:-2], height, width), np.float32)
-                    target[name][..., rows, columns] = image
+                        size = (height // factor, width // factor)
+                        target[name] = np.empty((*image.shape[:-2], *size), np.float32)
+                    target[name][..., *spots] = image
     nodes = {name: node.to_dataset() for name, node in cube.children.items() if name != "truth"}
     for name in data.modalities:
         nodes[name] = _replace(nodes[name], drawn[name], data.channels[name], data.points)

@@ -160,8 +160,26 @@ def test_sound_cube_is_returned_unchanged(cube: xr.DataTree) -> None:
 
 def test_points_and_resolutions_are_sound(cube: xr.DataTree, points: xr.DataTree) -> None:
     validate(points)
-    split = {"s2_10m": cube["s2"].to_dataset(), "s2_20m": cube["s2"].to_dataset().isel(x=slice(None, None, 2))}
-    validate(xr.DataTree.from_dict(split))
+    fine = cube["s2"].to_dataset().isel(y=slice(4))
+    validate(xr.DataTree.from_dict({"s2_10m": fine, "s2_20m": _coarser(fine, 2)}))
+    validate(xr.DataTree.from_dict({"s2_20m": _coarser(fine, 2), "s2_10m": fine}))
+
+
+def test_grids_that_do_not_nest_are_refused(cube: xr.DataTree) -> None:
+    fine = cube["s2"].to_dataset().isel(y=slice(4))
+    with pytest.raises(CubeError, match="Lengths 4 and 3 in nodes 's2_10m' and 's2_20m', dimension 'y': crop both"):
+        validate(xr.DataTree.from_dict({"s2_10m": fine, "s2_20m": fine.isel(y=slice(3))}))
+    moved = _coarser(fine, 2)
+    moved = moved.assign_coords(y=moved.y + 10)
+    with pytest.raises(CubeError, match="Grids that lie 10 m apart in nodes 's2_10m' and 's2_20m', dimension 'y'"):
+        validate(xr.DataTree.from_dict({"s2_10m": fine, "s2_20m": moved}))
+
+
+def _coarser(node: xr.Dataset, factor: int) -> xr.Dataset:
+    """Means over squares of pixels."""
+    over = {"y": factor, "x": factor}
+    means = node[["reflectance"]].coarsen(over).mean().astype("float32")
+    return node.drop_dims(["y", "x"]).assign(reflectance=means.reflectance, valid=node.valid.coarsen(over).min())
 
 
 def test_points_beside_a_grid_are_refused(cube: xr.DataTree, points: xr.DataTree) -> None:

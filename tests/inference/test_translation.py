@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference import fit, posterior, predict, translate
+from inference import fit, neural_posterior, posterior, predict, translate
 from inference.calibration import at_pixels, coverage
 from pi_vae.data import CubeError, simulate, withhold
 
@@ -99,8 +99,8 @@ def test_radar_tells_what_optical_will_see_and_says_how_well(build):
 
     with torch.no_grad():
         cube = simulate(build(), pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=30), seed=3)
-    few = {"patches": 2, "patch_size": 12, "pixels": 128}
-    run = fit(build(seed=1), cube, steps=200, hide_modality=0.4, progress=False, **few)
+    few = {"patch_size": 12, "pixels": 128, "hide_modality": 0.4, "progress": False}
+    run = neural_posterior(fit(build(seed=1), cube, steps=60, patches=2, **few), cube, steps=150, **few)
     truth, picked = cube["truth"].to_dataset(), {"draws": 100, "pixels": 60, "seed": 1}
     trees = {s: translate(run, cube, s.split(), "s2", **picked)["posterior"].to_dataset() for s in ("s1", "s1 s2")}
     table = {s: coverage(d[["lai"]], at_pixels(truth, d)[["lai"]], [0.9]).squeeze() for s, d in trees.items()}
