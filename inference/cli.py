@@ -82,6 +82,31 @@ def predict(
 
 
 @app.command()
+def translate(
+    cube: Cube,
+    run: Annotated[Path, typer.Option(help="Folder of a fit.")] = Path("run"),
+    source: Annotated[list[str], typer.Option(help="Modality to read; give it again for more.")] = ["s1"],  # noqa: B006
+    target: Annotated[str, typer.Option(help="Modality to predict.")] = "s2",
+    output: Output = Path("translated.nc"),
+    pixels: Annotated[int, typer.Option(help="Pixels, drawn at random.")] = 250,
+    draws: Annotated[int, typer.Option(help="Posterior draws per pixel.")] = 100,
+    seed: Seed = 0,
+) -> None:
+    """Predict one sensor from others, with draws, to netCDF.
+
+    Example: pi-vae translate worldcereal_patch_belgium --run run --source s1 --target s2
+    """
+    from inference import load
+    from inference import translate as run_translate
+    from pi_vae.data import open_cube
+
+    tree = run_translate(load(run), open_cube(cube), source, target, draws=draws, pixels=pixels, seed=seed)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    tree.to_netcdf(output, engine="h5netcdf")
+    typer.echo(f"{target} from {', '.join(source)}: {tree['posterior_predictive'][target].sizes} in {output}")
+
+
+@app.command()
 def discover(
     cube: Cube,
     run: Annotated[Path, typer.Option(help="Folder of a fit.")] = Path("run"),

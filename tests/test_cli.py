@@ -38,6 +38,10 @@ def broken(simulated, tmp_path):
             nodes["s2"] = nodes["s2"].isel(time=slice(0))
         elif fault == "no radar":
             del nodes["s1"]
+        elif fault == "a band too few":
+            nodes["s2"] = nodes["s2"].isel(band=slice(1, None))
+        elif fault == "another sensor":
+            nodes = {"s2_20m": nodes["s2"]}
         elif fault == "no modality":
             nodes = {"soil": nodes["s1"]}
         path = tmp_path / "broken.nc"
@@ -90,11 +94,29 @@ def test_a_file_that_is_no_cube(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cube_that_lacks_what_the_model_reads(monkeypatch, capsys, tmp_path, broken, folder):
+@pytest.mark.parametrize(
+    "fault, sentence",
+    [("a band too few", "no band 'B03', which the model reads"), ("another sensor", "name them alike")],
+)
+def test_a_cube_that_lacks_what_the_model_reads(monkeypatch, capsys, tmp_path, broken, folder, fault, sentence):
     output = tmp_path / "maps.zarr"
-    call = _call(monkeypatch, capsys, "predict", broken("no radar"), "--run", folder / "run", "--output", output)
-    _refused(call, "no node 's1', which the model reads")
+    call = _call(monkeypatch, capsys, "predict", broken(fault), "--run", folder / "run", "--output", output)
+    _refused(call, sentence)
     assert not output.exists()
+
+
+def test_a_cube_without_radar_is_translated_from_optical(monkeypatch, capsys, tmp_path, broken, folder):
+    output = tmp_path / "new" / "translated.nc"
+    arguments = ("--run", folder / "run", "--source", "s2", "--target", "s1", "--pixels", 2, "--draws", 4, "-o", output)
+    code, out, _ = _call(monkeypatch, capsys, "translate", broken("no radar"), *arguments)
+    assert code == 0 and str(output) in out
+    tree = xr.open_datatree(output)
+    assert tree["posterior_predictive"]["s1"].shape == (1, 4, 2, 7, 2)
+    call = _call(
+        monkeypatch, capsys, "translate", broken("no radar"), *arguments[:-1], tmp_path / "no.nc", "--source", "s1"
+    )
+    _refused(call, "'s1' is not in the cube")
+    assert not (tmp_path / "no.nc").exists()
 
 
 def test_a_run_that_does_not_exist(monkeypatch, capsys, tmp_path, folder):
@@ -136,7 +158,9 @@ def test_maps_are_written_where_they_are_asked_for(monkeypatch, capsys, tmp_path
 def test_the_help_lists_the_commands(monkeypatch, capsys):
     code, out, _ = _call(monkeypatch, capsys, "--help")
     assert code == 0
-    assert all(re.search(rf"\b{command}\b", out) for command in ("demo", "fit", "predict", "discover", "report"))
+    assert all(
+        re.search(rf"\b{command}\b", out) for command in ("demo", "fit", "predict", "translate", "discover", "report")
+    )
 
 
 def test_a_process_of_its_own_says_one_sentence_and_fails(tmp_path):
