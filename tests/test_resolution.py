@@ -1,4 +1,4 @@
-"""Pixels of different sizes in one cube: coarse observations are means over fine pixels, in every place that uses them."""
+"""Pixels of different sizes in one cube: coarse observations are means over fine pixels, wherever they are used."""
 
 import numpy as np
 import pytest
@@ -175,7 +175,7 @@ def test_a_cube_of_two_resolutions_from_fit_to_maps(simulated, tmp_path):
 
 @pytest.mark.slow
 def test_coarse_data_alone_tell_the_coarse_mean_and_invent_no_detail():
-    """Only 20 m bands are seen: the mean over their pixels is found, and at 10 m the intervals say what is not known."""
+    """Only 20 m bands are seen: the mean over their pixels is found, and at 10 m intervals say what is not known."""
     names = ("s2_10m", "s2_20m")
     with torch.no_grad():
         cube = simulate(_model(names=names), _cube(size=24).drop_nodes("s1"), seed=5)

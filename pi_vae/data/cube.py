@@ -198,10 +198,28 @@ def _missing_angles(name: str, dataset: xr.Dataset, times: np.ndarray) -> dict[s
     if name in OPTICAL_NODES and "sza" not in dataset:
         zenith, _ = sentinel2.sun_angles(times, *centre(name, dataset))
         new["sza"] = (zenith, "computed with pvlib from the date and the centre of the cube")
+    if "incidence" in nominal and "incidence" not in dataset:
+        angles = _incidence(name, dataset, times)
+        if angles is not None:
+            new["incidence"] = (angles, "computed from the orbit, the moment of the pass and the centre of the cube")
     for angle, value in nominal.items():
-        if angle not in dataset:
+        if angle not in dataset and angle not in new:
             new[angle] = (np.full(times.size, value, np.float32), f"nominal value {value:g} degrees, not measured")
     return new
+
+
+def _incidence(name: str, dataset: xr.Dataset, times: np.ndarray) -> np.ndarray | None:
+    """`[time]` degrees, alike for all passes of an orbit; none where place, direction or time of day do not tell."""
+    known = {"orbit_pass", "relative_orbit"} <= set(dataset) and {"x", "y"} <= set(dataset.coords)
+    if not known or _crs(name, dataset) is None:
+        return None
+    ascending = np.char.startswith(np.char.lower(dataset["orbit_pass"].values.astype(str)), "asc")
+    angles = sentinel1.incidence_angles(times, *centre(name, dataset), ascending)
+    if not np.isfinite(angles).all():
+        return None
+    orbits = dataset["relative_orbit"].values
+    means = {orbit: angles[orbits == orbit].mean() for orbit in np.unique(orbits)}
+    return np.array([means[orbit] for orbit in orbits], np.float32)
 
 
 def centre(name: str, dataset: xr.Dataset) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import xarray as xr
 from pi_vae.data.cube import complete, validate
 from pi_vae.data.sentinel1 import dn_to_linear, s1_node
 from pi_vae.data.sentinel2 import dn_to_reflectance, s2_node
+from pi_vae.data.treesat import read_treesat
 
 __all__ = ["SAMPLES", "Sample", "SampleError", "load", "path"]
 
@@ -168,5 +170,17 @@ SAMPLES: dict[str, Sample] = {
         loader=_worldcereal_patch,
         licence="MIT",
         attribution="WorldCereal (VITO); contains modified Copernicus Sentinel data 2020-2021; AgERA5 (C3S)",
+    ),
+    "treesat_abies_2020": Sample(
+        url=(
+            "https://raw.githubusercontent.com/gastruc/AnySat/e03e72e4cb52bfaffc7d0b6831da2caea7236696/.media/"
+            "Abies_alba_1_1005_WEFL_NLF.h5"
+        ),
+        sha256="02e5ca5bd915c71e6909e74b1b11a32b6dc3733db866aa2937c8a7b4215c8b3b",
+        local="treesat_abies_2020/Abies_alba_1_1005_WEFL_NLF.h5",
+        # of the aerial image of the same spot
+        loader=partial(read_treesat, corner=(565647.6, 5770975.4), crs="EPSG:25832"),
+        licence="CC-BY-4.0",
+        attribution="TreeSatAI-Time-Series (IGN France); contains modified Copernicus Sentinel data 2020",
     ),
 }

@@ -14,7 +14,7 @@ import xarray as xr
 
 __all__ = [
     "CALIBRATIONS", "NOMINAL_INCIDENCE", "POLARISATIONS",
-    "db_to_linear", "dn_to_linear", "faults", "linear_to_db", "s1_node",
+    "db_to_linear", "dn_to_linear", "faults", "incidence_angles", "linear_to_db", "s1_node",
 ]  # fmt: skip
 
 POLARISATIONS = ("VV", "VH")
@@ -22,6 +22,12 @@ CALIBRATIONS = ("sigma0", "gamma0")
 
 #: Stand-in [degree] where a product carries no incidence angle: the middle of the IW swath (31-46 degrees).
 NOMINAL_INCIDENCE = 38.5
+SWATH = (27.0, 48.0)  # degrees, with what the orbit below may err
+
+# Sun-synchronous orbit: inclination [degree], period [s], altitude above 50 degrees north [km], mean solar time of
+# its ascending node [h]; Earth's radius [km] and rotation against the mean sun [rad/s].
+INCLINATION, PERIOD, ALTITUDE, NODE = 98.18, 5924.6, 700.0, 18.0
+EARTH, ROTATION = 6371.0, 2 * np.pi / 86400
 
 
 def db_to_linear(db: np.ndarray) -> np.ndarray:
@@ -33,6 +39,39 @@ def linear_to_db(power: np.ndarray) -> np.ndarray:
     """Decibels ``10 log10(power)``; same shape, NaN where the power is not positive."""
     power = np.asarray(power)
     return 10.0 * np.log10(np.where(power > 0, power, np.nan))
+
+
+def incidence_angles(times: np.ndarray, lon: float, lat: float, ascending: np.ndarray) -> np.ndarray:
+    """Incidence over a flat surface from the moment and direction of a pass.
+
+    The satellite keeps its local solar time, so that the moment at which it comes by gives the longitude of its track,
+    and the distance to the track the angle. Start times of products are up to half a minute early, and the node moves
+    by some minutes: together about a degree.
+
+    Args:
+        times: `[time]` UTC, with the time of day.
+        lon, lat: of the place, in degrees.
+        ascending: `[time]` bool, true where the satellite flew north.
+
+    Returns:
+        `[time]` degrees; NaN where a satellite that looks to the right cannot have seen the place at that moment.
+    """
+    times = np.asarray(times, "datetime64[s]")
+    seconds = (times - times.astype("datetime64[D]")) / np.timedelta64(1, "s")
+    tilt, phi = np.radians(INCLINATION), np.radians(lat)
+    if abs(np.sin(phi)) >= np.sin(tilt):
+        return np.full(len(times), np.nan)
+    along = np.arcsin(np.sin(phi) / np.sin(tilt))  # argument of latitude
+    along = np.where(ascending, along, np.pi - along)
+    since = along / (2 * np.pi) * PERIOD
+    node = 2 * np.pi * (NODE / 24 - (seconds - since) / 86400)  # its longitude
+    track = node + np.arctan2(np.cos(tilt) * np.sin(along), np.cos(along)) - ROTATION * since
+    east = np.mod(np.radians(lon) - track + np.pi, 2 * np.pi) - np.pi
+    heading = np.arcsin(np.cos(tilt) / np.cos(phi))
+    right = east * np.cos(phi) * np.cos(np.where(ascending, heading, np.pi - heading))
+    look = np.arctan2(EARTH * np.sin(right), EARTH + ALTITUDE - EARTH * np.cos(right))
+    angle = np.degrees(look + right)
+    return np.where((angle > SWATH[0]) & (angle < SWATH[1]), angle, np.nan).astype(np.float32)
 
 
 def dn_to_linear(dn: np.ndarray, *, calibration_db: float = 83.0, nodata: int = 65535) -> np.ndarray:

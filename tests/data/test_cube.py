@@ -287,7 +287,7 @@ def test_open_cube_takes_a_cube_in_memory(cube: xr.DataTree) -> None:
 
 
 def test_missing_file_lists_the_samples() -> None:
-    with pytest.raises(FileNotFoundError, match=r"named 'nowhere\.nc'.*worldcereal_patch_belgium\.$"):
+    with pytest.raises(FileNotFoundError, match=r"named 'nowhere\.nc'.*_belgium, treesat_abies_2020\.$"):
         open_cube("nowhere.nc")
 
 
