@@ -106,15 +106,13 @@ def test_a_cube_that_lacks_what_the_model_reads(monkeypatch, capsys, tmp_path, b
 
 
 def test_a_cube_without_radar_is_translated_from_optical(monkeypatch, capsys, tmp_path, broken, folder):
-    output = tmp_path / "new" / "translated.nc"
+    output, cube = tmp_path / "new" / "translated.nc", broken("no radar")
     arguments = ("--run", folder / "run", "--source", "s2", "--target", "s1", "--pixels", 2, "--draws", 4, "-o", output)
-    code, out, _ = _call(monkeypatch, capsys, "translate", broken("no radar"), *arguments)
+    code, out, _ = _call(monkeypatch, capsys, "translate", cube, *arguments)
     assert code == 0 and str(output) in out
     tree = xr.open_datatree(output)
     assert tree["posterior_predictive"]["s1"].shape == (1, 4, 2, 7, 2)
-    call = _call(
-        monkeypatch, capsys, "translate", broken("no radar"), *arguments[:-1], tmp_path / "no.nc", "--source", "s1"
-    )
+    call = _call(monkeypatch, capsys, "translate", cube, *arguments[:-1], tmp_path / "no.nc", "--source", "s1")
     _refused(call, "'s1' is not in the cube")
     assert not (tmp_path / "no.nc").exists()
 
