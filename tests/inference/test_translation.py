@@ -100,9 +100,15 @@ def test_radar_tells_what_optical_will_see_and_says_how_well(build):
     with torch.no_grad():
         cube = simulate(build(), pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=30), seed=3)
     few = {"patch_size": 12, "pixels": 128, "hide_modality": 0.4, "progress": False}
-    run = neural_posterior(fit(build(seed=1), cube, steps=60, patches=2, **few), cube, steps=150, **few)
+    run = fit(build(seed=1), cube, steps=40, patches=2, **few)
+    known = {k[7:]: torch.from_numpy(v.values) for k, v in cube["truth"].data_vars.items() if k.startswith("global_")}
+    run.model.draw_globals = lambda which="posterior": known  # what is judged is the guide
+    neural_posterior(run, cube, steps=200, **few)
     truth, picked = cube["truth"].to_dataset(), {"draws": 100, "pixels": 60, "seed": 1}
     trees = {s: translate(run, cube, s.split(), "s2", **picked)["posterior"].to_dataset() for s in ("s1", "s1 s2")}
-    table = {s: coverage(d[["lai"]], at_pixels(truth, d)[["lai"]], [0.9]).squeeze() for s, d in trees.items()}
-    assert 0.8 <= float(table["s1"]["coverage"]) <= 0.98
+    table = {}
+    for source, drawn in trees.items():
+        there = drawn[["lai"]].sel(time=cube["s2"].time)
+        table[source] = coverage(there, at_pixels(truth, drawn)[["lai"]].sel(time=cube["s2"].time), [0.9]).squeeze()
+        assert 0.85 <= float(table[source]["coverage"]) <= 0.95
     assert float(table["s1"]["width"]) > 1.2 * float(table["s1 s2"]["width"])
