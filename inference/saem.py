@@ -9,10 +9,7 @@ leaves the rest to the noise. Here the guide has no say. For some pixels one cha
           z \sim p(z \mid y, \theta),
 
 with falling steps (Delyon, Lavielle & Moulines 1999, Annals of Statistics 27, 94-128; with Markov chains: Kuhn &
-Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131). Where a variable is hardly seen, latents that stay put
-hold back the lengthscale they were drawn with; where it is well seen, latents that follow the lengthscale do. So every
-other step is taken with :math:`z = L_\theta w` and the whitened latents :math:`w` held (interweaving, Yu & Meng 2011,
-Journal of Computational and Graphical Statistics 20, 531-570). What they know is what these pixels tell, and so is the
+Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131). What they know is what these pixels tell, and so is the
 spread of :math:`q(\theta)`; loadings are points. The guide does not know the new values: `inference.neural_posterior`
 teaches it.
 """
@@ -33,7 +30,7 @@ from inference.refinement import WhitenedPosterior, hamiltonian
 from inference.training import Run, keep_weights
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import CubeTensors
 
 __all__ = ["learn_globals"]
 
@@ -97,11 +94,9 @@ def learn_globals(
                     curvature = target.normal_equations(w)[0]
                     metric = curvature if metric is None else 0.5 * (metric + curvature)
                     factor = torch.linalg.cholesky(metric).mT
-                w = _moved(target, w, factor)
-                drawn = target.drawn(w)
+                drawn = target.drawn(_moved(target, w, factor))
             if step >= steps // 10:
-                held = drawn if step % 2 else w
-                loss, shared, drawn = _complete_data_loss(model, batch, held)
+                loss, shared = _complete_data_loss(model, batch, drawn)
                 if not torch.isfinite(loss):
                     model.load_state_dict(before)
                     raise FloatingPointError(f"The density is {loss.item()}: lower learning_rate ({learning_rate:g}).")
@@ -123,22 +118,10 @@ def _moved(target: WhitenedPosterior, w: torch.Tensor, factor: torch.Tensor) -> 
     return back(hamiltonian(lambda z: target.log_prob(back(z)), start, 1, 0, QUARTER)[1]["last"])
 
 
-def _complete_data_loss(
-    model: PhysicsVAE, batch: Batch, held: dict[str, torch.Tensor] | torch.Tensor
-) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Negative objective of the global latents in nats, the draw of them that it was taken at, and the latents there.
-
-    Args:
-        model: the model.
-        batch: its pixels.
-        held: what does not move with the global latents: latents by site name, or whitened ones.
-    """
+def _complete_data_loss(model: PhysicsVAE, batch, drawn) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Negative objective of the global latents in nats, and the draw of them that it was taken at."""
     priors, posteriors = model.globals("prior"), model.globals("posterior")
     shared = {site: q.rsample() for site, q in posteriors.items()}
     divergence = sum((q.log_prob(shared[s]) - priors[s].log_prob(shared[s])).sum() for s, q in posteriors.items())
-    if isinstance(held, torch.Tensor):
-        target = WhitenedPosterior(model, batch, shared)
-        score, drawn = target.log_prob(held), {site: value.detach() for site, value in target.drawn(held).items()}
-    else:
-        score, drawn = log_joint(model, batch, held, shared), held
-    return divergence - score.sum(), {site: value.detach() for site, value in shared.items()}, drawn
+    loss = divergence - log_joint(model, batch, drawn, shared).sum()
+    return loss, {site: value.detach() for site, value in shared.items()}
