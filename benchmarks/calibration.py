@@ -5,7 +5,7 @@
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
 Sentinel-2 over wheat from March to July (needs ``pyarrow``), or ``treesat``, a year of both Sentinel-2 orbits and an
-ascending orbit of Sentinel-1 over a wood, with its clouds (needs ``h5py``). A model is fitted to them; then for every
+ascending orbit of Sentinel-1 over a wood, with its clouds. A model is fitted to them; then for every
 variable: share of the truths inside 50 and 90 % intervals (goal 0.46-0.54 and 0.87-0.93), and whether the ranks of the
 truths are uniform (simulation-based calibration; p after Holm's correction, goal 0.01), for
 
@@ -40,6 +40,7 @@ import numpy as np
 import pyro
 import torch
 import xarray as xr
+from forecast_data import treesat_points
 from pyro.infer.mcmc import MCMC, NUTS
 from swiss_wheat import read as read_swiss
 
@@ -47,14 +48,9 @@ from inference import Run, fit, learn_globals, neural_posterior, posterior
 from inference.calibration import at_pixels, coverage, refine, simulation_based_calibration
 from inference.refinement import WhitenedPosterior
 from pi_vae import Optical, PhysicsVAE, Radar
-from pi_vae.data import complete, simulate
+from pi_vae.data import simulate
 from pi_vae.data.batches import CubeTensors
-from pi_vae.data.sentinel1 import s1_node
-from pi_vae.data.sentinel2 import s2_node
 from pi_vae.physics import compile_kernels
-
-TREESAT_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-CLEAR = 20  # percent: cloud and snow probability below it
 
 
 def folder() -> Path:
@@ -69,30 +65,11 @@ def swiss(data: Path, points: int, rng: np.random.Generator) -> xr.DataTree:
 
 
 def treesat(data: Path, points: int, rng: np.random.Generator) -> xr.DataTree:
-    """Dates and masks of the TreeSat sample, pixels drawn with replacement; dates with no clear pixel left out."""
-    import h5py
-
-    with h5py.File(next((data / "treesat_abies_2020").glob("*.h5"))) as file:
-        masks = file["sen-2-masks"][:, :2].max(1).reshape(-1, 36)
-        optical = [_moment(name.decode().split("_")[2]) for name in file["sen-2-products"][:]]
-        radar = [_moment(name.decode().split("_")[4]) for name in file["sen-1-asc-products"][:]]
+    """Dates, masks and angles of the TreeSat sample, pixels drawn with replacement."""
     pixel = rng.integers(36, size=points)
-    valid = (masks < CLEAR)[:, pixel]
-    keep = valid.any(1)
-    shape = (int(keep.sum()), len(TREESAT_BANDS), points)
-    # 52.1 N, 10.0 E in metres of UTM 32; all points of one wood
-    place = {"x": np.full(points, 565673.0), "y": np.full(points, 5771010.0), "crs": "EPSG:32632"}
-    times = np.array(optical)[keep]
-    nodes = {
-        "s2": s2_node(np.full(shape, 0.2), times, TREESAT_BANDS, valid=valid[keep], **place),
-        "s1": s1_node(np.full((len(radar), 2, points), 0.05), np.array(radar), **place),
-    }
-    return complete(xr.DataTree.from_dict(nodes))
-
-
-def _moment(text: str) -> np.datetime64:
-    """20200102T102421 -> date."""
-    return np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:15]}", "ns")
+    nodes = {name: node.to_dataset().isel(point=pixel) for name, node in treesat_points(data).children.items()}
+    nodes["s2"] = nodes["s2"].isel(time=nodes["s2"].valid.any("point").values)
+    return xr.DataTree.from_dict(nodes)
 
 
 def build(cube: xr.DataTree) -> PhysicsVAE:

@@ -19,15 +19,15 @@ import xarray as xr
 from swiss_wheat import read as read_swiss
 
 from pi_vae.data import complete
+from pi_vae.data.samples import SAMPLES
 from pi_vae.data.sentinel1 import dn_to_linear, linear_to_db, s1_node
 from pi_vae.data.sentinel2 import s2_node
 
-__all__ = ["DATA", "Problem", "folder", "measured"]
+__all__ = ["DATA", "Problem", "folder", "measured", "treesat_points"]
 
 DAY = np.timedelta64(1, "D")
 MONTHLY_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B11", "B12")
 DAILY_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-CLEAR = 20  # percent: cloud and snow probability below it
 
 
 @dataclass
@@ -119,32 +119,19 @@ def swiss(data: Path) -> Problem:
     return Problem(wheat.cube, origins, (10, 20, 30, 45, 60), 5.0, False, field)
 
 
+def treesat_points(data: Path) -> xr.DataTree:
+    """The TreeSat sample as points: a fir stand, all clear images of 2020 and the ascending orbit of Sentinel-1."""
+    sample = SAMPLES["treesat_abies_2020"]
+    cube = complete(sample.loader(data / sample.local))
+    nodes = {name: cube[name].to_dataset().stack(point=("y", "x")).reset_index("point") for name in ("s2", "s1")}
+    nodes["s1"] = nodes["s1"].isel(time=nodes["s1"].orbit_pass.values == "ascending")
+    return xr.DataTree.from_dict(nodes)
+
+
 def treesat(data: Path) -> Problem:
-    """A fir stand; clear pixels, and the ascending orbit of Sentinel-1."""
-    import h5py
-
-    with h5py.File(next((data / "treesat_abies_2020").glob("*.h5"))) as file:
-        seen = (file["sen-2-masks"][:, :2] < CLEAR).all(1).reshape(-1, 36)
-        reflectance = file["sen-2-data"][:].reshape(-1, len(DAILY_BANDS), 36) / 1e4
-        optical = np.array([_moment(name.decode().split("_")[2]) for name in file["sen-2-products"][:]])
-        power = file["sen-1-asc-data"][:].reshape(-1, 2, 36)
-        radar = np.array([_moment(name.decode().split("_")[4]) for name in file["sen-1-asc-products"][:]])
-    seen &= (reflectance > 0).all(1) & (reflectance < 1).all(1)
-    keep = seen.any(1)
-    row, column = np.divmod(np.arange(36), 6)
-    place = {"x": 565647.6 + 10.0 * column, "y": 5770975.4 - 10.0 * row, "crs": "EPSG:25832"}
-    nodes = {
-        "s2": s2_node(reflectance[keep], optical[keep], DAILY_BANDS, valid=seen[keep], **place),
-        "s1": s1_node(power, radar, orbit_pass=["ascending"] * len(radar), **place),
-    }
+    """The stand's 36 pixels."""
     origins = np.array([f"2020-{month:02}-01" for month in (6, 7, 8, 9, 10)], "datetime64[ns]")
-    cube = complete(xr.DataTree.from_dict(nodes))
-    return Problem(cube, origins, (10, 20, 30, 45, 60), 5.0, False, np.arange(36))
-
-
-def _moment(text: str) -> np.datetime64:
-    """20200102T102421 -> date."""
-    return np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:15]}", "ns")
+    return Problem(treesat_points(data), origins, (10, 20, 30, 45, 60), 5.0, False, np.arange(36))
 
 
 #: name -> reader of the folder of all data

@@ -56,6 +56,7 @@ def predict(
     validate(cube)
     model, store = run.model, Path(store)
     data = CubeTensors.read(cube, present(model, cube))
+    tile = -(-tile // data.coarsest) * data.coarsest  # chunks are whole pixels of every modality, as tiles are
     origin = _origin(model, draws, seed)
     if store.exists():
         _check_store(store, data, origin)

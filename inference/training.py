@@ -109,7 +109,7 @@ def fit(
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in data.modalities.values())
-    few_gaps = FEW_GAPS | {"modality": FEW_GAPS["modality"] / 0.05 * hide_modality}
+    few_gaps = FEW_GAPS | {"modality": 0.4 * hide_modality}  # as for the other gaps
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)

@@ -46,7 +46,8 @@ def incidence_angles(times: np.ndarray, lon: float, lat: float, ascending: np.nd
 
     The satellite keeps its local solar time, so that the moment at which it comes by gives the longitude of its track,
     and the distance to the track the angle. Start times of products are up to half a minute early, and the node moves
-    by some minutes: together about a degree.
+    by some minutes: together about a degree. Circular orbit with the elements of Sentinel-1 (ESA, Sentinel-1 SAR
+    technical guide: dusk-dawn, 175 revolutions in 12 days, 98.18 degrees, 693 km above the equator).
 
     Args:
         times: `[time]` UTC, with the time of day.

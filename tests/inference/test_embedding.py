@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from inference import embed, posterior
 
@@ -55,11 +56,8 @@ def test_means_agree_with_draws_of_the_posterior(run, simulated, table):
     model = run.model
     drawn = posterior(run, simulated, draws=400, pixels=[(4, 5)])["posterior"]
     values = drawn["ala"].values.ravel()
-    marginal = model.static_marginals
-    import torch
-
     grid = torch.linspace(-3, 3, 601).unsqueeze(-1).expand(-1, len(model.static))
-    quantile = marginal(grid)[:, model.static.index("ala")].detach().numpy()
+    quantile = model.static_marginals(grid)[:, model.static.index("ala")].detach().numpy()
     latent = np.interp(values, quantile, np.linspace(-3, 3, 601))
     mean, sd = float(table.features.sel(feature="ala")[2]), float(table.features.sel(feature="sd of ala")[2])
     assert abs(latent.mean() - mean) < 4 * sd / 20 and abs(latent.std() / sd - 1) < 0.15
