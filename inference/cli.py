@@ -103,7 +103,9 @@ def translate(
     tree = run_translate(load(run), open_cube(cube), source, target, draws=draws, pixels=pixels, seed=seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     tree.to_netcdf(output, engine="h5netcdf")
-    typer.echo(f"{target} from {', '.join(source)}: {tree['posterior_predictive'][target].sizes} in {output}")
+    shape = tree["posterior_predictive"][target].sizes
+    dates = f"{shape['pixel']} pixels at {shape[f'{target}_time']} dates"
+    typer.echo(f"{target} from {', '.join(source)}, {shape['draw']} draws of {dates}, in {output}")
 
 
 @app.command()

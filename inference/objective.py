@@ -28,7 +28,10 @@ __all__ = ["ChainRuleELBO", "hidden_means", "predictive_density"]
 
 
 class ChainRuleELBO(TraceMeanField_ELBO):
-    """ELBO with closed-form divergences, plus the predictive term of hidden observations.
+    """ELBO, plus the predictive term of hidden observations.
+
+    Divergences are in closed form where Pyro finds one: for global and static latents. In its plate the processes' own
+    (`SitePosterior.divergence`) is not found, and theirs is that of the draw: unbiased, and hardly noisier.
 
     Args:
         vae: the model whose `model` and `guide` are trained.
