@@ -131,10 +131,10 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cu
     for name, observed in batch.modalities.items():
         modality, noise = model.modalities[name], shared[f"{name}_noise"]
         density = modality.likelihood(means[name], noise).log_prob(observed.series(batch.pixels))
-        total = total + torch.where(observed.mask(batch.pixels).unsqueeze(-1), density, 0.0).sum()
+        total = total + torch.where(observed.scored(batch.pixels), density, 0.0).sum()
         mean, values = predicted[name]
         density = modality.likelihood(mean, noise).log_prob(values)
-        total = total + (torch.logsumexp(density, 0) - math.log(draws)).sum()
+        total = total + ((torch.logsumexp(density, 0) - math.log(draws)) * observed.given).sum()
     return whole - batch.scale * total
 
 

@@ -1,8 +1,8 @@
 """From radar to optical series, gaps of optical series, leaf area by either sensor, and crop type from the latents.
 
     python benchmarks/translation.py [--data ../shared/data] [--sets france flanders global patch]
-        [--splits pixel region] [--tasks translate gaps coherence probe] [--steps 800] [--points 500] [--pixels 128]
-        [--modality 0.3] [--draws 200] [--seed 0] [--json translation.json]
+        [--splits pixel region] [--tasks translate gaps coherence probe] [--steps 800] [--simulations 0] [--points 500]
+        [--pixels 128] [--modality 0.3] [--draws 200] [--seed 0] [--json translation.json]
 
 Needs ``pyarrow``; the sets, and what is split how, are those of ``translation_data.py``. One model is fitted for every
 set and split, to the training pixels; nothing of a scored pixel is in that fit. All rows of a table are scored on the
@@ -81,7 +81,7 @@ from translation_gp import gaussian
 from translation_peers import Prediction
 from translation_probe import probe_rows
 
-from inference import fit, translate
+from inference import fit, neural_posterior, translate
 from inference.calibration import crps
 from inference.training import Run
 from pi_vae import Optical, PhysicsVAE, Radar
@@ -111,16 +111,11 @@ def fitted(part: Split, options: argparse.Namespace) -> Run:
     """Our model, fitted to the training pixels."""
     torch.manual_seed(options.seed)
     model = PhysicsVAE({"s2": Optical(bands=part.scene.bands), "s1": Radar()})
-    return fit(
-        model,
-        part.training_cube(),
-        steps=options.steps,
-        pixels=options.pixels,
-        seed=options.seed,
-        hide_modality=options.modality,
-        device="cpu",
-        progress=False,
-    )
+    common = {"seed": options.seed, "hide_modality": options.modality, "device": "cpu", "progress": False}
+    run = fit(model, part.training_cube(), steps=options.steps, pixels=options.pixels, **common)
+    if options.simulations:
+        neural_posterior(run, part.training_cube(), options.simulations, pixels=options.pixels, **common)
+    return run
 
 
 def ours(run: Run, part: Split, cube: xr.DataTree, source: list[str], options: argparse.Namespace) -> Prediction:
@@ -330,6 +325,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", choices=("pixel", "region"), default=["pixel", "region"])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--steps", type=int, default=800, help="of every fit")
+    parser.add_argument("--simulations", type=int, default=0, help="steps on simulations after it")
     parser.add_argument("--points", type=int, default=500, help="at most so many of every set")
     parser.add_argument("--pixels", type=int, default=128, help="points or pixels per step of a fit")
     parser.add_argument("--modality", type=float, default=0.3, help="share of series with a sensor hidden, in the fit")

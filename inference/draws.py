@@ -56,18 +56,26 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
 
 
 def present(model: PhysicsVAE, cube: xr.DataTree) -> dict[str, tuple[str, ...]]:
-    """Channels of the modalities of a fitted model that a cube has; the posterior rests on these.
+    """Channels of those modalities of a fitted model of which a cube has some; the posterior rests on what is there.
 
     Raises:
         ValueError: it has none of them.
     """
-    found = {name: m.channels for name, m in model.modalities.items() if name in cube.children}
+    found, gone = {}, []
+    for name, m in model.modalities.items():
+        if name in cube.children:
+            node = cube[name].to_dataset()
+            there = node["pol" if "backscatter" in node else "band"].values
+            lacking = [c for c in m.channels if c not in there]
+            if len(lacking) < len(m.channels):
+                found[name] = m.channels
+                gone += [f"{c} of {name}" for c in lacking]
     if not found:
         known, there = (", ".join(map(repr, names)) or "none" for names in (model.modalities, cube.children))
         raise ValueError(f"The model reads {known}, and the nodes of the cube are {there}: name them alike.")
-    absent = [name for name in model.modalities if name not in found]
+    absent = [name for name in model.modalities if name not in found] + gone
     if absent:
-        log.info("The cube has no node %s: what it would tell is left open.", ", ".join(absent))
+        log.info("The cube has no %s: what it would tell is left open.", ", ".join(absent))
     return found
 
 

@@ -50,7 +50,8 @@ def embed(
 
     Args:
         run: a fitted run.
-        cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model may be absent.
+        cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model, or
+            some of its channels, may be absent.
         times: dates of the features; by default one every 30 days from the first to the last observation.
         pixels: which pixels: a number drawn at random, a list of (row, column), or all of them.
         draws: of the static latents, and for standard deviations.
@@ -85,7 +86,7 @@ def embed(
         first, last = min(n.time.values[0] for n in nodes), max(n.time.values[-1] for n in nodes)
         times = np.arange(first, last + np.timedelta64(1, "ns"), np.timedelta64(EVERY, "D"))
     cube = with_dates(cube, times)
-    data = CubeTensors.read(cube, channels)
+    data = CubeTensors.read(cube, channels, partial=True)
     asked = np.unique(np.asarray(times, "datetime64[ns]"))
     index = torch.from_numpy(np.searchsorted(data.times, asked))
     rows, columns = choose_pixels(pixels, data, seed)

@@ -31,7 +31,7 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
         width by channel), ``baselines.linear`` and ``baselines.date_mean`` (rmse by channel).
     """
     model = run.model
-    data = CubeTensors.read(cube, present(model, cube), score_withheld=True)
+    data = CubeTensors.read(cube, present(model, cube), score_withheld=True, partial=True)
     collected: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in data.modalities}
     with seeded(seed):
         for _, _, batch in data.tiles(tile, model.encoder.radius):
@@ -55,10 +55,16 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
                 f"Node {name!r} of the cube has no withheld observation to score: mark some with "
                 "pi_vae.data.withhold before the fit."
             )
-        values, mean, quantiles = (torch.cat([p[i] for p in parts], -2).numpy() for i in range(3))
-        scores[name] = _score(data.channels[name], values, mean, quantiles)
+        given = data.modalities[name].given
+        values, mean, quantiles = (torch.cat([p[i] for p in parts], -2)[..., given].numpy() for i in range(3))
+        scores[name] = _score(_channels(data, name), values, mean, quantiles)
         scores[name]["baselines"] = _baselines(data, name)
     return scores
+
+
+def _channels(data: CubeTensors, name: str) -> tuple[str, ...]:
+    """Those that the cube has."""
+    return tuple(c for c, given in zip(data.channels[name], data.modalities[name].given, strict=True) if given)
 
 
 def _score(channels: tuple[str, ...], values: np.ndarray, mean: np.ndarray, quantiles: np.ndarray) -> dict:
@@ -81,7 +87,7 @@ def _score(channels: tuple[str, ...], values: np.ndarray, mean: np.ndarray, quan
 
 def _baselines(data: CubeTensors, name: str) -> dict[str, dict[str, float]]:
     m = data.modalities[name]
-    values, seen = m.values[0].double().numpy(), m.seen[0].numpy()
+    values, seen = m.values[0][:, m.given].double().numpy(), m.seen[0].numpy()
     hidden = (m.valid & ~m.seen)[0].numpy()
     days = data.dates[m.index].numpy()
     rmse = {}
@@ -91,5 +97,5 @@ def _baselines(data: CubeTensors, name: str) -> dict[str, dict[str, float]]:
     ):
         error = (estimate - values).swapaxes(0, 1)[:, hidden]
         squared = np.sqrt(np.nanmean(error**2, axis=1))
-        rmse[label] = {c: round(float(x), 5) for c, x in zip(data.channels[name], squared, strict=True)}
+        rmse[label] = {c: round(float(x), 5) for c, x in zip(_channels(data, name), squared, strict=True)}
     return rmse

@@ -68,7 +68,8 @@ def predictive_density(
     for name in batch.modalities:
         mean, values = hidden_means(vae, name, batch, latents, shared)
         density = vae.modalities[name].likelihood(mean, shared[f"{name}_noise"]).log_prob(values)
-        total = total + (torch.logsumexp(density, 0) - math.log(draws)).sum()
+        given = batch.modalities[name].given
+        total = total + ((torch.logsumexp(density, 0) - math.log(draws)) * given).sum()
     return batch.scale * total
 
 

@@ -34,7 +34,8 @@ def posterior(
 
     Args:
         run: a fitted run.
-        cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model may be absent.
+        cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model,
+            or some of its channels, may be absent.
         draws: number of draws.
         pixels: which pixels: a number drawn at random, a list of (row, column), or all of them.
         seed: of the draws and of the choice of pixels.
@@ -75,7 +76,7 @@ def draw_tree(
 ) -> xr.DataTree:
     """What `posterior` returns, of a cube that is ready: validated, all dates in it."""
     model = run.model
-    data = CubeTensors.read(cube, present(model, cube))
+    data = CubeTensors.read(cube, present(model, cube), partial=True)
     rows, columns = choose_pixels(pixels, data, seed)
     values = draws * len(rows) * len(data.dates) * (len(model.dynamic) + sum(map(len, data.channels.values())))
     if values > MAX_VALUES:
@@ -131,7 +132,7 @@ def _tree(model, data: CubeTensors, batch, found: Iterable[Group], chains: int) 
             likelihood = model.modalities[name].likelihood(mean, group.shared[f"{name}_noise"])
             keep("posterior_predictive", name, likelihood.sample())
             mask = observed.mask(batch.pixels)
-            score = likelihood.log_prob(observed.series(batch.pixels)).sum(-1)
+            score = torch.where(observed.given, likelihood.log_prob(observed.series(batch.pixels)), 0.0).sum(-1)
             # A pixel that is a part of what was observed has no likelihood of its own.
             keep("log_likelihood", name, torch.where(mask & (observed.factor == 1), score, torch.nan))
 
@@ -167,7 +168,8 @@ def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Da
         coords |= {time: data.times[observed.index.numpy()], channel: list(data.channels[name])}
         attrs = {"units": model.modalities[name].unit}
         mask = observed.mask(batch.pixels).numpy()
-        series = np.where(mask[..., None], observed.series(batch.pixels).numpy(), np.nan)
+        scored = observed.scored(batch.pixels).numpy()
+        series = np.where(scored, observed.series(batch.pixels).numpy(), np.nan)
         datasets["observed_data"][name] = (("pixel", time, channel), series, attrs)
         predictive = joined["posterior_predictive"][name]
         datasets["posterior_predictive"][name] = ((*sample, time, channel), predictive, attrs)

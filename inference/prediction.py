@@ -37,7 +37,8 @@ def predict(
 
     Args:
         run: a fitted run.
-        cube: a valid cube; observations marked ``withheld`` are not used.
+        cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model, or
+            some of its channels, may be absent.
         store: folder of the zarr store.
         draws: posterior draws per pixel that the statistics are taken over.
         tile: side of a tile in pixels.
@@ -55,7 +56,7 @@ def predict(
     """
     validate(cube)
     model, store = run.model, Path(store)
-    data = CubeTensors.read(cube, present(model, cube))
+    data = CubeTensors.read(cube, present(model, cube), partial=True)
     tile = -(-tile // data.coarsest) * data.coarsest  # chunks are whole pixels of every modality, as tiles are
     origin = _origin(model, draws, seed)
     if store.exists():

@@ -112,8 +112,8 @@ class WhitenedPosterior:
         for name, seen in self.batch.modalities.items():
             mean = self.model.expected(name, latents, self.batch, self.shared)
             likelihood = self.model.modalities[name].likelihood(mean, self.shared[f"{name}_noise"])
-            score = likelihood.log_prob(seen.series(self.batch.pixels)).sum(-1)
-            total = total + torch.where(seen.mask(self.batch.pixels), score, 0.0).sum(-1)
+            score = likelihood.log_prob(seen.series(self.batch.pixels))
+            total = total + torch.where(seen.scored(self.batch.pixels), score, 0.0).sum((-2, -1))
         return total
 
     def normal_equations(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ class WhitenedPosterior:
             mean, design = self._design(name, w)
             scale, freedom = self.shared[f"{name}_noise"], modality.degrees_of_freedom
             residual = seen.series(self.batch.pixels) - mean
-            weight = (freedom + 1) / (freedom * scale**2 + residual**2) * seen.mask(self.batch.pixels).unsqueeze(-1)
+            weight = (freedom + 1) / (freedom * scale**2 + residual**2) * seen.scored(self.batch.pixels)
             weighted = (design * weight.unsqueeze(-1)).flatten(1, 2)
             curvature = curvature + weighted.transpose(1, 2) @ design.flatten(1, 2)
             gradient = gradient + (residual.flatten(1).unsqueeze(1) @ weighted).squeeze(1)
@@ -247,7 +247,7 @@ class WhitenedPosterior:
 
 
 def hamiltonian(
-    density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int, length: float = LENGTH
+    density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int, first: float = FIRST_STEP
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hamiltonian Monte Carlo on many independent targets of about unit scale at once.
 
@@ -256,7 +256,7 @@ def hamiltonian(
         start: `[..., target, D]` where the chains begin; those of one target share its step size and masses.
         draws: steps that are kept.
         warmup: steps before, in which each target finds its step size, and its masses.
-        length: of a trajectory, on average.
+        first: step size to begin with, which it stays without warm-up.
 
     Returns:
         draws `[draw, ..., target, D]`; ``acceptance`` over all steps and ``step`` of every target, `[target]`; and
@@ -265,7 +265,7 @@ def hamiltonian(
     where, (level, slope) = start, _with_gradient(density, start)
     targets = start.shape[-2]
     mass = start.new_ones(start.shape[-2:])
-    step = _StepSize(start.new_full((targets,), FIRST_STEP))
+    step = _StepSize(start.new_full((targets,), first))
     seen, kept, accepted = [], [], []
     for i in range(warmup + draws):
         if i < warmup and i in (warmup // 3, 2 * warmup // 3):
@@ -275,7 +275,7 @@ def hamiltonian(
         scale = mass.rsqrt()  # of a coordinate: steps in it are that much longer
         momentum = torch.randn_like(where)
         before = level - 0.5 * momentum.square().sum(-1)
-        count = length * (0.3 + 1.4 * float(torch.rand(()))) / float(size.median())
+        count = LENGTH * (0.3 + 1.4 * float(torch.rand(()))) / float(size.median())
         there, gradient, height = where, slope, level
         for _ in range(min(LEAPFROGS, math.ceil(count))):
             momentum = momentum + 0.5 * size * scale * gradient

@@ -1,4 +1,4 @@
-r"""Global latents from chains: stochastic approximation of expectation maximisation.
+r"""Global latents from chains: expectation maximisation with draws, then Newton steps.
 
 `fit` learns noise, lengthscales, coefficients and loadings together with the guide, and inherits what the guide gets
 wrong: a guide that is vague early drives processes to be static (hence their tiny steps), and one that is too narrow
@@ -9,9 +9,19 @@ leaves the rest to the noise. Here the guide has no say. For some pixels one cha
           z \sim p(z \mid y, \theta),
 
 with falling steps (Delyon, Lavielle & Moulines 1999, Annals of Statistics 27, 94-128; with Markov chains: Kuhn &
-Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131). What they know is what these pixels tell, and so is the
-spread of :math:`q(\theta)`; loadings are points. The guide does not know the new values: `inference.neural_posterior`
-teaches it.
+Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131). That is slow where observations say little of a process,
+and :math:`q(\theta)` takes the latents for known. So the positive ones (all but the loadings, which are points) go on
+by Newton's steps on :math:`\log p(y, \theta)`. By Fisher's identity its gradient is the mean over chain and pixels
+of
+
+.. math:: s_i = E_{p(z_i \mid y_i, \theta)}\left[\nabla_{\log\theta} \log p(y_i, z_i \mid \theta)\right],
+
+and the information of `n` pixels that of their scores, :math:`J = \sum_i (s_i - \bar s)(s_i - \bar s)^T` (Berndt, Hall,
+Hall & Hausman 1974, Annals of Economic and Social Measurement 3, 653-665); one half of the chain gives one factor and
+the other half the other, so that what remains of its noise does not pass for information. In the end the spread of
+:math:`q(\theta)` is that of :math:`(J + \Sigma_0^{-1})^{-1}` with the prior's variances :math:`\Sigma_0`: what these
+pixels do not tell is left to the prior. The guide does not know the new values: `inference.neural_posterior` teaches
+it.
 """
 
 from __future__ import annotations
@@ -22,6 +32,7 @@ import time
 import torch
 import xarray as xr
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from inference.calibration.importance import log_joint
 from inference.optimisation import Phase, progress_bar, restored
@@ -30,12 +41,16 @@ from inference.refinement import WhitenedPosterior, hamiltonian
 from inference.training import Run, keep_weights
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.batches import Batch, CubeTensors
 
 __all__ = ["learn_globals"]
 
 METRIC_EVERY = 25  # steps
-QUARTER = 1.6  # length of a trajectory
+STEP = 0.2  # of a trajectory, which is accepted nine times in ten
+ROUNDS = 4  # Newton steps
+DIFFERENCE = 0.1  # of log theta, between which densities are compared
+FURTHEST = 0.7  # change of log theta in one Newton step
+SHORTEST = 12  # steps of a chain for one of Newton's
 
 
 def learn_globals(
@@ -53,7 +68,8 @@ def learn_globals(
         run: a fitted run; its model is changed in place, the encoder excepted. A checkpoint of it is
             brought up to date.
         cube: a valid cube; observations marked ``withheld`` are not used.
-        steps: of each chain; the first tenth is made before anything is learned.
+        steps: of each chain before Newton's, which take as many again less a fifth; the first tenth is made before
+            anything is learned.
         pixels: number of chains; memory grows with the square of dates times variables for each.
         seed: of everything random.
         learning_rate: first step size of Adam, on the log scale.
@@ -82,43 +98,120 @@ def learn_globals(
     with torch.no_grad():
         shared = model.draw_globals()
         drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample()
-    metric = None
+    chains = _Chains(model, batch, drawn)
     with progress_bar(progress, "nat per series") as bar, restored(model):
         phase.enter(model)
-        task, start = bar.add_task("chains", total=steps, value=math.nan, rate=0.0), time.monotonic()
+        each = max(SHORTEST, 3 * steps // 8)
+        task = bar.add_task("chains", total=steps + ROUNDS * each, value=math.nan, rate=0.0)
+        start = time.monotonic()
         for step in range(steps):
-            with torch.no_grad():
-                target = WhitenedPosterior(model, batch, shared)
-                w = target.whitened(drawn)
-                if step % METRIC_EVERY == 0:
-                    curvature = target.normal_equations(w)[0]
-                    metric = curvature if metric is None else 0.5 * (metric + curvature)
-                    factor = torch.linalg.cholesky(metric).mT
-                drawn = target.drawn(_moved(target, w, factor))
+            chains.move(shared)
             if step >= steps // 10:
-                loss, shared = _complete_data_loss(model, batch, drawn)
+                loss, shared = _complete_data_loss(model, batch, chains.drawn)
                 if not torch.isfinite(loss):
                     model.load_state_dict(before)
                     raise FloatingPointError(f"The density is {loss.item()}: lower learning_rate ({learning_rate:g}).")
                 phase.descend(loss / len(batch.pixels), fabric)
                 rate = (step + 1) * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
                 bar.update(task, value=-loss.item() / len(batch.pixels), rate=rate)
-            bar.update(task, completed=step + 1)
+            bar.advance(task)
+        information = []
+        for k in range(ROUNDS):
+            shared, scores = model.median_globals(), []
+            for step in range(each):
+                chains.move(shared)
+                if step >= each // 3 and step % 5 == 4:
+                    scores.append(chains.scores(shared))
+                bar.advance(task)
+            if not torch.stack(scores).isfinite().all():
+                model.load_state_dict(before)
+                raise FloatingPointError(
+                    "The density of a pixel is not finite: look for strange values."
+                )
+            information.append(_information(model, torch.stack(scores)))
+            known = torch.stack(information).mean(0)
+            # The k-th step counts for 1 / k, so that in the end the noise of all chains is averaged.
+            _newton(model, known, torch.stack(scores), 1 / (k + 1))
+        _spread(model, known)
     keep_weights(run)
     return run
 
 
-def _moved(target: WhitenedPosterior, w: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """`[pixel, D]` after one step of each chain."""
+class _Chains:
+    """One chain of the local latents of every pixel of a batch, under whatever global latents there are."""
 
-    def back(z: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.solve_triangular(factor, z.unsqueeze(-1), upper=True).squeeze(-1)
+    def __init__(self, model: PhysicsVAE, batch: Batch, drawn: dict[str, Tensor]) -> None:
+        self.model, self.batch, self.drawn = model, batch, drawn
+        self.metric, self.steps = None, 0
 
-    start = (factor @ w.unsqueeze(-1)).squeeze(-1)
-    return back(hamiltonian(lambda z: target.log_prob(back(z)), start, 1, 0, QUARTER)[1]["last"])
+    @torch.no_grad()
+    def move(self, shared: dict[str, Tensor]) -> None:
+        """One step of each chain."""
+        target = WhitenedPosterior(self.model, self.batch, shared)
+        w = target.whitened(self.drawn)
+        if self.steps % METRIC_EVERY == 0:
+            curvature = target.normal_equations(w)[0]
+            self.metric = curvature if self.metric is None else 0.5 * (self.metric + curvature)
+            self.factor = torch.linalg.cholesky(self.metric).mT
+        self.steps += 1
+
+        def back(z: Tensor) -> Tensor:
+            return torch.linalg.solve_triangular(self.factor, z.unsqueeze(-1), upper=True).squeeze(-1)
+
+        start = (self.factor @ w.unsqueeze(-1)).squeeze(-1)
+        last = hamiltonian(lambda z: target.log_prob(back(z)), start, 1, 0, STEP)[1]["last"]
+        self.drawn = target.drawn(back(last))
+
+    @torch.no_grad()
+    def scores(self, shared: dict[str, Tensor]) -> Tensor:
+        """`[pixel, G]` derivatives of the density of every pixel by the logarithms of the positive global latents."""
+        columns = []
+        for site in self.model.global_latents:
+            for j in range(len(shared[site])):
+                sides = []
+                for sign in (1, -1):
+                    value = shared[site].clone()
+                    value[j] *= math.exp(sign * DIFFERENCE)
+                    sides.append(log_joint(self.model, self.batch, self.drawn, shared | {site: value}))
+                columns.append((sides[0] - sides[1]) / (2 * DIFFERENCE))
+        return torch.stack(columns, -1)
 
 
-def _complete_data_loss(model: PhysicsVAE, batch, drawn) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+@torch.no_grad()
+def _information(model: PhysicsVAE, scores: Tensor) -> Tensor:
+    """`[G, G]` information of the posterior of log theta by scores `[draw, pixel, G]`."""
+    pixels, size = scores.shape[1:]
+    halves = [half.mean(0) - half.mean((0, 1)) for half in scores.tensor_split(2)]
+    information = halves[0].T @ halves[1] * pixels / (pixels - 1)
+    # With few pixels correlations of the scores are the least certain of it (Ledoit & Wolf 2004): drawn towards none.
+    own = torch.diag(information.diagonal())
+    information = own + pixels / (pixels + size) * (0.5 * (information + information.T) - own)
+    values, vectors = torch.linalg.eigh(information)
+    precision = torch.cat([g.prior_scale for g in model.global_latents.values()]) ** -2
+    return vectors @ (values.clamp_min(0.0).unsqueeze(-1) * vectors.T) + torch.diag(precision)
+
+
+@torch.no_grad()
+def _newton(model: PhysicsVAE, information: Tensor, scores: Tensor, share: float) -> None:
+    """Make a share of a Newton step of the medians."""
+    latents = list(model.global_latents.values())
+    pull = torch.cat([(g.prior_loc - g.loc) / g.prior_scale**2 for g in latents])
+    step = torch.linalg.solve(information, scores.mean(0).sum(0) + pull)
+    step = share * step * (FURTHEST / step.abs().max().clamp_min(FURTHEST))
+    for g, part in zip(latents, step.split([len(g.loc) for g in latents]), strict=True):
+        g.loc += part
+
+
+@torch.no_grad()
+def _spread(model: PhysicsVAE, information: Tensor) -> None:
+    """Set the spread of the positive global latents by the information `[G, G]`."""
+    latents = list(model.global_latents.values())
+    sd = torch.linalg.inv(information).diagonal().sqrt()
+    for g, part in zip(latents, sd.split([len(g.loc) for g in latents]), strict=True):
+        g.log_scale.copy_(part.log())
+
+
+def _complete_data_loss(model: PhysicsVAE, batch: Batch, drawn: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Negative objective of the global latents in nats, and the draw of them that it was taken at."""
     priors, posteriors = model.globals("prior"), model.globals("posterior")
     shared = {site: q.rsample() for site, q in posteriors.items()}

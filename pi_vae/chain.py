@@ -31,6 +31,7 @@ class ChainPosterior:
 
     def __init__(self, sites: Sites, priors: Mapping[str, GaussianProcess | dist.MultivariateNormal]) -> None:
         self.names, self.lean = tuple(priors), sites.lean
+        self._kept: tuple[Tensor, SitePosterior] | None = None
         self.static = dist.MultivariateNormal(sites.static_mean, scale_tril=sites.static_factor)
         self.processes: dict[str, SitePosterior] = {
             name: priors[name].condition(
@@ -43,10 +44,17 @@ class ChainPosterior:
         """Distribution of a site given draws of the sites before it in `names`."""
         if name == "static":
             return self.static
-        shift = self.lean[name](drawn["static"])
+        dynamic = self._dynamic(drawn["static"])
         if name == "dynamic":
-            return self.processes[name].after(shift, shift[..., :0, :])
-        return self.processes[name].after(shift, drawn["dynamic"] - self.conditional("dynamic", drawn).mean)
+            return dynamic
+        return self.processes[name].after(self.lean[name](drawn["static"]), drawn["dynamic"] - dynamic.mean)
+
+    def _dynamic(self, static: Tensor) -> SitePosterior:
+        """Conditional of the dynamic variables; kept, because every residual asks for it with the same draws."""
+        if self._kept is None or self._kept[0] is not static:
+            shift = self.lean["dynamic"](static)
+            self._kept = static, self.processes["dynamic"].after(shift, shift[..., :0, :])
+        return self._kept[1]
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> dict[str, Tensor]:
         """Joint draws by site name, `[*sample, pixel, ...]`."""

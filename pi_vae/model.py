@@ -190,9 +190,8 @@ class PhysicsVAE(nn.Module):
             mean = self.expected(name, latents, batch, shared)[..., footprints, :, :].mean(-3)
             likelihood = self.modalities[name].likelihood(mean, shared[f"{name}_noise"])
             pixels = batch.pixels[footprints[:, 0]]
-            mask = observed.mask(pixels).unsqueeze(-1)
             with pyro.plate(f"{name}_footprint", len(pixels)), poutine.scale(scale=batch.scale):
-                pyro.sample(name, likelihood.mask(mask).to_event(2), obs=observed.series(pixels))
+                pyro.sample(name, likelihood.mask(observed.scored(pixels)).to_event(2), obs=observed.series(pixels))
 
     def guide(self, batch: Batch) -> ChainPosterior:
         """Amortised posterior: encoder -> sites -> Gaussian processes given the sites, one after the other."""
@@ -317,15 +316,23 @@ class PhysicsVAE(nn.Module):
             for site, d in self.globals("posterior").items()
         }
 
+    @property
+    def global_latents(self) -> dict[str, GlobalLatents]:
+        """The positive global latents by site name: all but the loadings of residuals."""
+        sites = {"lengthscale": self.lengthscale, "static_odds": self.static_odds}
+        for name, modality in self.modalities.items():
+            sites[f"{name}_noise"] = modality.noise
+            if modality.coefficients is not None:
+                sites[f"{name}_coefficients"] = modality.coefficients
+            if modality.residual is not None:
+                sites[f"{name}_lengthscale"] = modality.residual.lengthscale
+                sites[f"{name}_static_odds"] = modality.residual.static_odds
+        return sites
+
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
-        sites = {site: getattr(getattr(self, site), which)() for site in ("lengthscale", "static_odds")}
+        sites = {site: getattr(latents, which)() for site, latents in self.global_latents.items()}
         for name, modality in self.modalities.items():
-            sites[f"{name}_noise"] = getattr(modality.noise, which)()
-            if modality.coefficients is not None:
-                sites[f"{name}_coefficients"] = getattr(modality.coefficients, which)()
             if modality.residual is not None:
-                sites[f"{name}_lengthscale"] = getattr(modality.residual.lengthscale, which)()
-                sites[f"{name}_static_odds"] = getattr(modality.residual.static_odds, which)()
                 sites[f"{name}_loading"] = getattr(modality.residual, f"loading_{which}")()
         return sites

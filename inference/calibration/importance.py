@@ -135,8 +135,8 @@ def log_joint(model: PhysicsVAE, batch: Batch, drawn: Mapping[str, Tensor], shar
     for name, observations in batch.modalities.items():
         mean = model.expected(name, latents, batch, shared)
         likelihood = model.modalities[name].likelihood(mean, shared[f"{name}_noise"])
-        score = likelihood.log_prob(observations.series(batch.pixels)).sum(-1)
-        total = total + torch.where(observations.mask(batch.pixels), score, 0.0).sum(-1)
+        score = likelihood.log_prob(observations.series(batch.pixels))
+        total = total + torch.where(observations.scored(batch.pixels), score, 0.0).sum((-2, -1))
     return total
 
 

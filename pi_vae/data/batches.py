@@ -36,6 +36,7 @@ class ModalityBatch:
         index: `[T_m]` position of its dates among the union dates.
         geometry: angle -> degrees, `[T_m]` or `[patch, T_m, y, x]`.
         factor: fine pixels along each side of one of its own.
+        given: `[C]` bool, the channels that are there and may be used; default all.
     """
 
     values: Tensor
@@ -44,6 +45,11 @@ class ModalityBatch:
     index: Tensor
     geometry: dict[str, Tensor]
     factor: int = 1
+    given: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.given is None:
+            self.given = torch.ones(self.values.shape[2], dtype=torch.bool, device=self.values.device)
 
     def series(self, pixels: Tensor) -> Tensor:
         """`[pixel, T_m, C]` observations of the pixels."""
@@ -52,6 +58,10 @@ class ModalityBatch:
     def mask(self, pixels: Tensor, which: str = "seen") -> Tensor:
         """`[pixel, T_m]` mask ``"seen"`` or ``"valid"`` of the pixels."""
         return getattr(self, which).permute(0, 2, 3, 1).flatten(0, 2)[pixels]
+
+    def scored(self, pixels: Tensor) -> Tensor:
+        """`[pixel, T_m, C]` mask of what enters the likelihood of the pixels."""
+        return self.mask(pixels).unsqueeze(-1) & self.given
 
     def angles(self, pixels: Tensor) -> dict[str, Tensor]:
         """Angle -> `[T_m]` or `[pixel, T_m]`, as it comes: what a date shares is not repeated for every pixel."""
@@ -115,7 +125,11 @@ class CubeTensors:
 
     @classmethod
     def read(
-        cls, cube: xr.DataTree, channels: Mapping[str, tuple[str, ...]], score_withheld: bool = False
+        cls,
+        cube: xr.DataTree,
+        channels: Mapping[str, tuple[str, ...]],
+        score_withheld: bool = False,
+        partial: bool = False,
     ) -> CubeTensors:
         """Read the modalities and channels that a model asks for.
 
@@ -124,6 +138,7 @@ class CubeTensors:
             channels: modality -> bands or polarisations, in the order of the model.
             score_withheld: observations marked as withheld (`pi_vae.data.occlusion`) are never seen; with this they
                 stay valid, to be scored.
+            partial: channels that the cube lacks are left out (`ModalityBatch.given`) instead of refused.
 
         Raises:
             ValueError: the cube lacks a modality or a channel.
@@ -137,7 +152,7 @@ class CubeTensors:
         factors = _factors(nodes)
         times = np.unique(np.concatenate([node.time.values for node in nodes.values()]))
         modalities = {
-            name: _modality(name, node, tuple(channels[name]), times, score_withheld, factors[name])
+            name: _modality(name, node, tuple(channels[name]), times, score_withheld, factors[name], partial)
             for name, node in nodes.items()
         }
         if not any(bool(m.seen.any()) for m in modalities.values()):
@@ -297,19 +312,25 @@ def _blocks(pixels: Tensor, shape: tuple[int, int, int], side: int) -> Tensor:
 
 
 def _modality(
-    name: str, node: xr.Dataset, channels: tuple[str, ...], times: np.ndarray, score_withheld: bool, factor: int
+    name: str,
+    node: xr.Dataset,
+    channels: tuple[str, ...],
+    times: np.ndarray,
+    score_withheld: bool,
+    factor: int,
+    partial: bool,
 ) -> ModalityBatch:
     variable, dim = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
     absent = [c for c in channels if c not in node[dim].values]
-    if absent:
+    if absent and not partial:
         raise ValueError(
             f"Node {name!r} of the cube has no {dim} {absent[0]!r}, which the model reads: give the model "
             f"the cube's own ({', '.join(map(str, node[dim].values))})."
         )
     space = ("point",) if "point" in node.dims else ("y", "x")
-    values = torch.from_numpy(
-        node[variable].sel({dim: list(channels)}).transpose("time", dim, *space).values.astype(np.float32)
-    )
+    # What the cube lacks is a column of ones, valid in any unit, until it is masked.
+    table = node[variable].reindex({dim: list(channels)}, fill_value=1.0).transpose("time", dim, *space)
+    values, given = torch.from_numpy(table.values.astype(np.float32)), torch.tensor([c not in absent for c in channels])
     if variable == "backscatter":
         values = 10 * torch.log10(values.clamp_min(1e-6))
     valid = torch.from_numpy(node["valid"].transpose("time", *space).values.astype(bool))
@@ -330,10 +351,10 @@ def _modality(
         values, valid, seen = (_repeated(x, factor) for x in (values, valid, seen))
         geometry = {k: g if g.dim() == 1 else _repeated(g, factor) for k, g in geometry.items()}
     valid = valid if score_withheld else seen
-    values = torch.where(valid.unsqueeze(1), values, 0.0)
+    values = torch.where(valid.unsqueeze(1) & given.view(1, -1, *[1] * (values.dim() - 2)), values, 0.0)
     index = torch.from_numpy(np.searchsorted(times, node.time.values))
     fields = {k: g if g.dim() == 1 else g.unsqueeze(0) for k, g in geometry.items()}
-    return ModalityBatch(values.unsqueeze(0), valid.unsqueeze(0), seen.unsqueeze(0), index, fields, factor)
+    return ModalityBatch(values.unsqueeze(0), valid.unsqueeze(0), seen.unsqueeze(0), index, fields, factor, given)
 
 
 def _repeated(image: Tensor, factor: int) -> Tensor:

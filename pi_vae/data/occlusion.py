@@ -56,7 +56,12 @@ def withhold(cube: xr.DataTree, fraction: float = 0.1, block: int = 10, seed: in
 
 
 def occlude(
-    batch: Batch, generator: torch.Generator, dates: float = 0.08, blocks: float = 0.7, modality: float = 0.05
+    batch: Batch,
+    generator: torch.Generator,
+    dates: float = 0.08,
+    blocks: float = 0.7,
+    modality: float = 0.05,
+    channels: float = 0.05,
 ) -> Batch:
     """Hide observations of a batch from the encoder; they stay valid and can be scored.
 
@@ -67,9 +72,10 @@ def occlude(
         blocks: probability that a rectangle of a date is hidden in a patch; its sides are uniform from a
             quarter to three quarters of the patch.
         modality: probability that a modality is hidden from a patch altogether (one at most).
+        channels: probability that a modality lacks about half of its channels in the whole batch; these are not scored.
 
     Returns:
-        A batch that differs in `ModalityBatch.seen` only.
+        A batch that differs in `ModalityBatch.seen` and `given` only.
     """
     patches, height, width = batch.shape
     names = list(batch.modalities)
@@ -93,5 +99,10 @@ def occlude(
             box = F.max_pool2d(box.expand(*shape, height, width).float(), m.factor) > 0
             box = box.repeat_interleave(m.factor, -2).repeat_interleave(m.factor, -1)
         hide = (hidden[:, :, None, None] | box).to(m.seen.device)
-        occluded[name] = dataclasses.replace(m, seen=m.seen & ~hide)
+        given = m.given
+        if uniform(1) < channels:
+            kept = uniform(len(given)) < 0.5
+            kept[torch.randint(len(given), (1,), generator=generator)] = True
+            given = given & kept.to(given.device)
+        occluded[name] = dataclasses.replace(m, seen=m.seen & ~hide, given=given)
     return dataclasses.replace(batch, modalities=occluded)

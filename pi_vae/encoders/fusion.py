@@ -140,7 +140,7 @@ class FusionEncoder(nn.Module):
             patch, y, x = where
             features, plain, near = (
                 maps.unflatten(0, modality.seen.shape[:2])[patch, :, y, x]
-                for maps in encoder(values.flatten(0, 1), modality.seen.flatten(0, 1))
+                for maps in encoder(values.flatten(0, 1), modality.seen.flatten(0, 1), modality.given)
             )
             direct[name] = direct[name].index_add(1, modality.index, torch.where(near.unsqueeze(-1), plain, 0.0))
             features = self.widen[name](features) + self.angles[name](self._angles(name, modality, batch.pixels))
@@ -244,8 +244,10 @@ class _Lean(nn.Module):
 
     def forward(self, mixed: Tensor, static: Tensor) -> Tensor:
         """Tokens `[pixel, T, D]` and static latents `[..., pixel, S]` -> `[..., pixel, V, T]`."""
-        hidden = F.gelu(self.token(mixed) + self.static(static).unsqueeze(-2))
-        return _bounded(self.out(hidden)).transpose(-1, -2)
+        token, given = self.token(mixed), self.static(static).unsqueeze(-2)
+        # Draw by draw: the hidden features of all at once would not stay in the cache.
+        parts = [self.out(F.gelu(token + one)) for one in given.reshape(-1, *given.shape[-3:])]
+        return _bounded(torch.stack(parts).view(*given.shape[:-3], *parts[0].shape)).transpose(-1, -2)
 
 
 def _bounded(mean: Tensor) -> Tensor:

@@ -37,22 +37,24 @@ class SpatialEncoder(nn.Module):
         super().__init__()
         self.inputs = (channels + 1) * (1 + len(SCALES))
         self.stem = nn.Conv2d(self.inputs, width, 1)
+        self.absent = nn.Parameter(torch.zeros(channels, width))
         self.blocks = nn.ModuleList(_Block(width, kernel) for _ in range(blocks))
         self.radius = max(SCALES) + blocks * (kernel // 2)
 
-    def forward(self, values: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, values: Tensor, seen: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Encode a stack of images.
 
         Args:
             values: `[image, C, y, x]` standardised values; anything, NaN included, where unseen.
             seen: `[image, y, x]` bool, true where the value may be used.
+            given: `[C]` bool, the channels that may be used.
 
         Returns:
             features `[image, y, x, D]`; the plain inputs they are made of, `[image, y, x, inputs]`; and
             `[image, y, x]` bool: whether anything is seen within the largest scale.
         """
         mask = seen.unsqueeze(1)
-        inputs = [torch.cat([torch.where(mask, values, 0.0), mask.to(values.dtype)], 1)]
+        inputs = [torch.cat([torch.where(mask & given.view(1, -1, 1, 1), values, 0.0), mask.to(values.dtype)], 1)]
         for scale in SCALES:
             # Zero padding counts as unseen: sums of value and of mask are divided, so the edge of the cube is no bias.
             sums = F.avg_pool2d(inputs[0], (2 * scale + 1, 1), 1, (scale, 0))
@@ -60,7 +62,7 @@ class SpatialEncoder(nn.Module):
             inputs.append(torch.cat([sums[:, :-1] / sums[:, -1:].clamp_min(1e-6), sums[:, -1:]], 1))
         near = inputs[-1][:, -1] > 0
         plain = torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last)
-        features = self.stem(plain)
+        features = self.stem(plain) + (~given).to(plain.dtype).matmul(self.absent).view(1, -1, 1, 1)
         for block in self.blocks:
             features = block(features)
         return features.permute(0, 2, 3, 1), plain.permute(0, 2, 3, 1), near

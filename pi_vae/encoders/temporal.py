@@ -62,8 +62,10 @@ class TemporalEncoder(nn.Module):
         """
         itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
         allowed = (present.unsqueeze(1) | itself).unsqueeze(1)
+        # As numbers once: attention would convert a mask of truth values in every layer.
+        mask = torch.zeros(allowed.shape, dtype=tokens.dtype, device=tokens.device).masked_fill_(~allowed, -math.inf)
         for layer in self.layers:
-            tokens = layer(tokens, allowed)
+            tokens = layer(tokens, mask)
         return self.norm(tokens)
 
 
@@ -75,9 +77,9 @@ class _Layer(nn.Module):
         self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.feedforward = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
-    def forward(self, tokens: Tensor, allowed: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         split = self.project(self.first(tokens)).unflatten(-1, (3, self.heads, -1))
         query, key, value = split.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
         return tokens + self.feedforward(self.second(tokens))

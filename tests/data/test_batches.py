@@ -104,6 +104,16 @@ def test_a_channel_that_the_cube_lacks_is_refused_by_name(cube):
         CubeTensors.read(cube, {"s2": ("B03", "B11")})
 
 
+def test_a_channel_that_the_cube_lacks_is_left_out_on_request(cube):
+    part = CubeTensors.read(cube, {"s2": ("B03", "B11"), "s1": ("VH",)}, partial=True).modalities
+    full = CubeTensors.read(cube, {"s2": ("B03",)}).modalities["s2"]
+    assert part["s2"].given.tolist() == [True, False] and part["s1"].given.all()
+    assert torch.equal(part["s2"].values[:, :, :1], full.values) and torch.equal(part["s2"].seen, full.seen)
+    assert (part["s2"].values[:, :, 1] == 0).all()
+    scored = part["s2"].scored(torch.arange(4))
+    assert torch.equal(scored[..., 0], part["s2"].mask(torch.arange(4))) and not scored[..., 1].any()
+
+
 def test_empty_dates_go_and_the_union_stays(cube):
     valid = cube["s2"]["valid"].copy()
     valid[[0, 4]] = False

@@ -146,6 +146,17 @@ def test_rectangles_are_rectangles_of_the_stated_sides():
         assert line.sum(1).max() == 12, "at most three quarters of 16"
 
 
+def test_channels_are_hidden_as_often_as_stated_and_one_stays():
+    batch, generator = _batch(patches=1, dates=2, side=2), _generator()
+    hidden = [occlude(batch, generator, channels=0.5).modalities for _ in range(400)]
+    for name, count in (("s2", 3), ("s1", 2)):
+        given = torch.stack([modalities[name].given for modalities in hidden])
+        assert given.any(1).all()
+        # One that stays whatever the coins say, and all others heads: nothing is lost.
+        lost = 0.5 * (1 - 0.5 ** (count - 1))
+        assert abs((~given).any(1).float().mean().item() - lost) < 4 * math.sqrt(lost * (1 - lost) / 400)
+
+
 def test_at_most_one_modality_is_hidden_from_a_patch():
     batch = _all_seen(_batch(patches=400, dates=2, side=2))
     hidden = occlude(batch, _generator(), dates=0.0, blocks=0.0, modality=0.4)

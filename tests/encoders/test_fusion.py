@@ -78,6 +78,22 @@ def test_a_masked_value_has_no_influence(encoder):
     assert _same(encoder(batch), encoder(_change(batch, "s2", values=poisoned)))
 
 
+def test_a_channel_that_is_not_given_has_no_influence_and_its_absence_is_known(encoder):
+    batch = _batch()
+    m = batch.modalities["s2"]
+    given = torch.arange(m.values.shape[2]) != 1
+    poisoned = torch.where(given[:, None, None], m.values, torch.nan)
+    sites = encoder(_change(batch, "s2", given=given))
+    assert _same(sites, encoder(_change(batch, "s2", values=poisoned, given=given)))
+    middling = torch.where(given[:, None, None], m.values, encoder.center("s2"))
+    assert _same(sites, encoder(_change(batch, "s2", values=middling))), "nothing is learned yet"
+    with torch.no_grad():
+        encoder.spatial["s2"].absent.normal_(generator=torch.Generator().manual_seed(0))
+        told = encoder(_change(batch, "s2", given=given))
+        encoder.spatial["s2"].absent.zero_()
+    assert not _same(told, sites)
+
+
 def test_a_seen_value_has_influence_on_its_neighbours_and_other_dates(encoder):
     batch = _batch()
     m = batch.modalities["s2"]

@@ -83,6 +83,14 @@ def test_baselines_are_scored_on_the_same_observations(scores, hidden):
         assert list(scores["s1"]["baselines"][label].values()) == pytest.approx(expected.tolist(), rel=1e-3)
 
 
+def test_only_channels_of_the_cube_are_scored(build, hidden):
+    part = hidden.copy()
+    part["s2"] = hidden["s2"].to_dataset().sel(band=["B03", "B08"])
+    found = withheld_scores(Run(build().eval()), part, draws=32)
+    assert list(found["s2"]["rmse"]) == list(found["s2"]["baselines"]["linear"]) == ["B03", "B08"]
+    assert 0 < found["s2"]["coverage_90"] <= 1
+
+
 def test_the_seed_decides_the_scores(build, hidden, scores):
     run = Run(build().eval())
     assert withheld_scores(run, hidden, draws=32) == scores != withheld_scores(run, hidden, draws=32, seed=1)

@@ -182,3 +182,25 @@ def test_uncertainty_grows_away_from_the_data(run, simulated):
     assert (np.diff(spread) > 0).all() and spread[-1] < 1.05
     there = tree["posterior"]["lai"].sel(time=last).values.astype(float)
     assert spread[0] > stats.norm.ppf(np.clip(_prior("lai").cdf(there), 1e-6, 1 - 1e-6)).std(axis=(0, 1)).mean()
+
+
+def test_a_channel_that_the_cube_lacks_tells_nothing_and_is_predicted(run, simulated):
+    part = simulated.copy()
+    part["s2"] = simulated["s2"].to_dataset().sel(band=["B03", "B08"])
+    part["s1"] = simulated["s1"].to_dataset().sel(pol=["VH"])
+    tree = posterior(run, part, draws=20, pixels=PIXELS)
+    observed = tree["observed_data"]["s2"]
+    assert observed["s2_channel"].values.tolist() == ["B03", "B04", "B08"]
+    full = posterior(run, simulated, draws=20, pixels=PIXELS)
+    for channel in ("B03", "B08"):
+        assert observed.sel(s2_channel=channel).equals(full["observed_data"]["s2"].sel(s2_channel=channel))
+    assert np.isnan(observed.sel(s2_channel="B04")).all() and np.isnan(tree["observed_data"]["s1"].values[..., 0]).all()
+    assert np.isfinite(tree["posterior_predictive"]["s2"]).all()
+    assert not tree["posterior"]["lai"].equals(full["posterior"]["lai"])
+
+
+def test_a_node_without_any_channel_of_the_model_counts_as_absent(run, simulated):
+    strange = simulated.copy()
+    strange["s2"] = simulated["s2"].to_dataset().assign_coords(band=["B8A", "B11", "B12"])
+    found, alone = (posterior(run, c, draws=8, pixels=3) for c in (strange, simulated.drop_nodes("s2")))
+    assert found["posterior"].equals(alone["posterior"])
