@@ -122,7 +122,7 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cu
     unseen = posterior.rsample((draws,))
     drawn, unseen, local = cut("prior", (drawn, unseen, local))
 
-    latents, hidden = model.latents(drawn, batch.dates), model.latents(unseen, batch.dates)
+    latents, hidden = (model.latents(some, batch.dates, shared) for some in (drawn, unseen))
     means = {name: model.expected(name, latents, batch, shared) for name in batch.modalities}
     predicted = {name: hidden_means(model, name, batch, hidden, shared) for name in batch.modalities}
     means, predicted = cut("physics", (means, predicted))

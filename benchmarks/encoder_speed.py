@@ -94,11 +94,12 @@ def infer(model: PhysicsVAE, data: CubeTensors, options: argparse.Namespace) -> 
     for _, _, batch in data.tiles(options.tile, model.encoder.radius):
         sites = model.encoder(batch)
         watch("encode")
-        posterior = model.posterior(sites, batch.dates, model.draw_globals())
+        shared = model.draw_globals()
+        posterior = model.posterior(sites, batch.dates, shared)
         watch("posterior")
         drawn = posterior.rsample((options.draws,))
         watch("draws")
-        model.variables(model.latents(drawn, batch.dates))
+        model.variables(model.latents(drawn, batch.dates, shared))
         watch("variables")
         del sites, posterior, drawn
     return watch

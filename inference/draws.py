@@ -52,7 +52,7 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
         size = draws // count + (i < draws % count)
         posterior = model.posterior(sites, batch.dates, shared)
-        yield Group(shared, posterior, model.latents(posterior.rsample((size,)), batch.dates))
+        yield Group(shared, posterior, model.latents(posterior.rsample((size,)), batch.dates, shared))
 
 
 def present(model: PhysicsVAE, cube: xr.DataTree) -> dict[str, tuple[str, ...]]:

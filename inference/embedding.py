@@ -110,7 +110,7 @@ def _moments(model: PhysicsVAE, batch: Batch, index: torch.Tensor, draws: int) -
     for name in posterior.names[1:]:
         conditional = posterior.conditional(name, drawn)
         drawn[name], means[name] = conditional.rsample(), conditional.mean
-    expected, latents = (model.latents(some, batch.dates) for some in (means, drawn))
+    expected, latents = (model.latents(some, batch.dates, shared) for some in (means, drawn))
     moments = {"static": posterior.static.loc, "dynamic": expected.dynamic[..., index].mean(0)}
     moments |= {"sd_static": posterior.static.variance.sqrt(), "sd_dynamic": latents.dynamic[..., index].std(0)}
     return moments | {f"residual_{m}": r[..., index].mean(0) for m, r in expected.residual.items()}

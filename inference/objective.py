@@ -63,7 +63,7 @@ def predictive_density(
         shared: global latents by site name.
         draws: draws of the posterior.
     """
-    latents = vae.latents(posterior.rsample((draws,)), batch.dates)
+    latents = vae.latents(posterior.rsample((draws,)), batch.dates, shared)
     total = torch.zeros((), device=batch.dates.device)
     for name in batch.modalities:
         mean, values = hidden_means(vae, name, batch, latents, shared)

@@ -189,6 +189,8 @@ def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str
     attrs = {"units": "day"} if site.endswith("lengthscale") else {}
     if site in ("lengthscale", "static_odds"):
         return {"variable": list(model.dynamic)}, attrs
+    if site == "course":
+        return {"variable": list(model.dynamic), "course_term": model.course.terms}, attrs
     name, _, kind = site.rpartition("_") if not site.endswith("static_odds") else site.partition("_static_odds")
     modality = model.modalities[name]
     if kind == "coefficients":

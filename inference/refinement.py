@@ -97,7 +97,7 @@ class WhitenedPosterior:
 
     def latents(self, w: Tensor) -> Latents:
         """Latents of whitened ones `[..., D]`."""
-        return self.model.latents(self.drawn(w), self.batch.dates)
+        return self.model.latents(self.drawn(w), self.batch.dates, self.shared)
 
     def drawn(self, w: Tensor) -> dict[str, Tensor]:
         """Latents by site name of whitened ones `[..., D]`."""

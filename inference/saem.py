@@ -1,4 +1,4 @@
-r"""Global latents from chains: expectation maximisation with draws, then Newton steps.
+r"""Global latents from chains: stochastic approximation of expectation maximisation.
 
 `fit` learns noise, lengthscales, coefficients and loadings together with the guide, and inherits what the guide gets
 wrong: a guide that is vague early drives processes to be static (hence their tiny steps), and one that is too narrow
@@ -9,19 +9,20 @@ leaves the rest to the noise. Here the guide has no say. For some pixels one cha
           z \sim p(z \mid y, \theta),
 
 with falling steps (Delyon, Lavielle & Moulines 1999, Annals of Statistics 27, 94-128; with Markov chains: Kuhn &
-Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131). That is slow where observations say little of a process,
-and :math:`q(\theta)` takes the latents for known. So the positive ones (all but the loadings, which are points) go on
-by Newton's steps on :math:`\log p(y, \theta)`. By Fisher's identity its gradient is the mean over chain and pixels
-of
+Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131).
 
-.. math:: s_i = E_{p(z_i \mid y_i, \theta)}\left[\nabla_{\log\theta} \log p(y_i, z_i \mid \theta)\right],
+That objective takes the latents for known, and so its :math:`q(\theta)` is far too sure where observations say little
+of a process. In the end the spread of the positive global latents (all but loadings and common course) is set anew.
+The information of :math:`n` pixels is that of their scores,
 
-and the information of `n` pixels that of their scores, :math:`J = \sum_i (s_i - \bar s)(s_i - \bar s)^T` (Berndt, Hall,
-Hall & Hausman 1974, Annals of Economic and Social Measurement 3, 653-665); one half of the chain gives one factor and
-the other half the other, so that what remains of its noise does not pass for information. In the end the spread of
-:math:`q(\theta)` is that of :math:`(J + \Sigma_0^{-1})^{-1}` with the prior's variances :math:`\Sigma_0`: what these
-pixels do not tell is left to the prior. The guide does not know the new values: `inference.neural_posterior` teaches
-it.
+.. math:: J = \sum_i (s_i - \bar s)(s_i - \bar s)^T, \qquad
+          s_i = E_{p(z_i \mid y_i, \theta)}\left[\nabla_{\log\theta} \log p(y_i, z_i \mid \theta)\right],
+
+by Fisher's identity (Berndt, Hall, Hall & Hausman 1974, Annals of Economic and Social Measurement 3, 653-665). One
+factor is the mean over the first half of a chain and the other over the second, so that what remains of its noise does
+not pass for information. With the prior's variances :math:`\Sigma_0` the spread is that of
+:math:`(J + \Sigma_0^{-1})^{-1}`: what these pixels do not tell is left to the prior. The guide does not know the new
+values: `inference.neural_posterior` teaches it.
 """
 
 from __future__ import annotations
@@ -47,10 +48,8 @@ __all__ = ["learn_globals"]
 
 METRIC_EVERY = 25  # steps
 STEP = 0.2  # of a trajectory, which is accepted nine times in ten
-ROUNDS = 4  # Newton steps
 DIFFERENCE = 0.1  # of log theta, between which densities are compared
-FURTHEST = 0.7  # change of log theta in one Newton step
-SHORTEST = 12  # steps of a chain for one of Newton's
+SCORED_EVERY = 4  # steps
 
 
 def learn_globals(
@@ -68,8 +67,8 @@ def learn_globals(
         run: a fitted run; its model is changed in place, the encoder excepted. A checkpoint of it is
             brought up to date.
         cube: a valid cube; observations marked ``withheld`` are not used.
-        steps: of each chain before Newton's, which take as many again less a fifth; the first tenth is made before
-            anything is learned.
+        steps: of each chain while the global latents move; the first tenth is made before anything is learned, and
+            half as many follow for the spread.
         pixels: number of chains; memory grows with the square of dates times variables for each.
         seed: of everything random.
         learning_rate: first step size of Adam, on the log scale.
@@ -101,8 +100,8 @@ def learn_globals(
     chains = _Chains(model, batch, drawn)
     with progress_bar(progress, "nat per series") as bar, restored(model):
         phase.enter(model)
-        each = max(SHORTEST, 3 * steps // 8)
-        task = bar.add_task("chains", total=steps + ROUNDS * each, value=math.nan, rate=0.0)
+        after = max(3 * SCORED_EVERY, steps // 2)
+        task = bar.add_task("chains", total=steps + after, value=math.nan, rate=0.0)
         start = time.monotonic()
         for step in range(steps):
             chains.move(shared)
@@ -115,24 +114,16 @@ def learn_globals(
                 rate = (step + 1) * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
                 bar.update(task, value=-loss.item() / len(batch.pixels), rate=rate)
             bar.advance(task)
-        information = []
-        for k in range(ROUNDS):
-            shared, scores = model.median_globals(), []
-            for step in range(each):
-                chains.move(shared)
-                if step >= each // 3 and step % 5 == 4:
-                    scores.append(chains.scores(shared))
-                bar.advance(task)
-            if not torch.stack(scores).isfinite().all():
-                model.load_state_dict(before)
-                raise FloatingPointError(
-                    "The density of a pixel is not finite: look for strange values."
-                )
-            information.append(_information(model, torch.stack(scores)))
-            known = torch.stack(information).mean(0)
-            # The k-th step counts for 1 / k, so that in the end the noise of all chains is averaged.
-            _newton(model, known, torch.stack(scores), 1 / (k + 1))
-        _spread(model, known)
+        shared, scores = model.median_globals(), []
+        for step in range(1, after + 1):
+            chains.move(shared)
+            if step > after // 4 and step % SCORED_EVERY == 0:
+                scores.append(chains.scores(shared))
+            bar.advance(task)
+        if not torch.stack(scores).isfinite().all():
+            model.load_state_dict(before)
+            raise FloatingPointError("The density of a pixel is not finite: look for strange values.")
+        _spread(model, torch.stack(scores))
     keep_weights(run)
     return run
 
@@ -178,35 +169,19 @@ class _Chains:
 
 
 @torch.no_grad()
-def _information(model: PhysicsVAE, scores: Tensor) -> Tensor:
-    """`[G, G]` information of the posterior of log theta by scores `[draw, pixel, G]`."""
+def _spread(model: PhysicsVAE, scores: Tensor) -> None:
+    """Set the spread of the positive global latents by scores `[draw, pixel, G]`."""
+    latents = list(model.global_latents.values())
     pixels, size = scores.shape[1:]
-    halves = [half.mean(0) - half.mean((0, 1)) for half in scores.tensor_split(2)]
-    information = halves[0].T @ halves[1] * pixels / (pixels - 1)
+    first, second = (half.mean(0) - half.mean((0, 1)) for half in scores.tensor_split(2))
+    information = first.T @ second * pixels / max(pixels - 1, 1)
     # With few pixels correlations of the scores are the least certain of it (Ledoit & Wolf 2004): drawn towards none.
     own = torch.diag(information.diagonal())
     information = own + pixels / (pixels + size) * (0.5 * (information + information.T) - own)
-    values, vectors = torch.linalg.eigh(information)
-    precision = torch.cat([g.prior_scale for g in model.global_latents.values()]) ** -2
-    return vectors @ (values.clamp_min(0.0).unsqueeze(-1) * vectors.T) + torch.diag(precision)
-
-
-@torch.no_grad()
-def _newton(model: PhysicsVAE, information: Tensor, scores: Tensor, share: float) -> None:
-    """Make a share of a Newton step of the medians."""
-    latents = list(model.global_latents.values())
-    pull = torch.cat([(g.prior_loc - g.loc) / g.prior_scale**2 for g in latents])
-    step = torch.linalg.solve(information, scores.mean(0).sum(0) + pull)
-    step = share * step * (FURTHEST / step.abs().max().clamp_min(FURTHEST))
-    for g, part in zip(latents, step.split([len(g.loc) for g in latents]), strict=True):
-        g.loc += part
-
-
-@torch.no_grad()
-def _spread(model: PhysicsVAE, information: Tensor) -> None:
-    """Set the spread of the positive global latents by the information `[G, G]`."""
-    latents = list(model.global_latents.values())
-    sd = torch.linalg.inv(information).diagonal().sqrt()
+    values, vectors = torch.linalg.eigh(information.double())
+    information = vectors @ (values.clamp_min(0.0).unsqueeze(-1) * vectors.T)
+    precision = torch.cat([g.prior_scale for g in latents]).double() ** -2
+    sd = torch.linalg.inv(information + torch.diag(precision)).diagonal().sqrt()
     for g, part in zip(latents, sd.split([len(g.loc) for g in latents]), strict=True):
         g.log_scale.copy_(part.log())
 

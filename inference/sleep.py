@@ -88,7 +88,7 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
         known = vae.posterior(vae.encoder(everywhere), batch.dates, shared)
         region = _regions(patches, height, width, batch.dates.device)
         drawn = {name: _textured(prior, known, name, region, batch.shape) for name, prior in priors.items()}
-    latents = vae.latents(drawn, batch.dates)
+    latents = vae.latents(drawn, batch.dates, shared)
     modalities = {}
     for name, observed in batch.modalities.items():
         footprints = everywhere.footprints(name)

@@ -3,7 +3,7 @@ r"""The generative model and its guide: one Pyro program.
 For every pixel, with union dates :math:`t_1 < \dots < t_T` of all modalities,
 
 .. math::
-    u_v(\cdot) &\sim GP(0, k_{\ell_v}), \quad z_v(t) = F_v^{-1}(\Phi(u_v(t)))      &&\text{dynamic variables}\\
+    u_v(\cdot) &\sim GP(m_v, k_{\ell_v}), \quad z_v(t) = F_v^{-1}(\Phi(u_v(t)))      &&\text{dynamic variables}\\
     s_v &\sim N(0, 1), \quad z_v = F_v^{-1}(\Phi(s_v))                             &&\text{static variables}\\
     r_m(\cdot) &\sim GP(0, k_{\ell_m})                                             &&\text{exclusive residual of } m\\
     y_m(t) &\sim St_\nu\big(h_m(z(t), \theta_m) + W_m r_m(t), \sigma_m\big)        &&\text{at the dates of } m
@@ -25,6 +25,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pi_vae.chain import ChainPosterior
+from pi_vae.course import CommonCourse
 from pi_vae.data.batches import Batch
 from pi_vae.encoders import FusionEncoder, Sites
 from pi_vae.law import LawTerm
@@ -63,6 +64,8 @@ class PhysicsVAE(nn.Module):
         lengthscale: prior median of their lengthscales in days, one for all or variable -> days.
         width: features of the encoder.
         layers: its attention layers.
+        course: harmonics of the year in the mean :math:`m_v` that the processes of all pixels share
+            (`pi_vae.course`); with 0 it is zero.
         phenology: seasons per year, 0, 1 or 2, that leaf area follows (`pi_vae.season`); with 0 it has no expected
             course.
         priors: what this model changes in the catalogue of variables, variable -> field -> value
@@ -93,6 +96,7 @@ class PhysicsVAE(nn.Module):
         lengthscale: float | Mapping[str, float] | None = None,
         width: int = 64,
         layers: int = 2,
+        course: int = 0,
         phenology: int = 0,
         priors: Mapping[str, Mapping[str, float | str | bool]] | None = None,
     ) -> None:
@@ -119,6 +123,7 @@ class PhysicsVAE(nn.Module):
         days = days if isinstance(days, Mapping) else dict.fromkeys(self.dynamic, days)
         self.lengthscale = GlobalLatents([days.get(name, 60.0) for name in self.dynamic], 0.5)
         self.static_odds = GlobalLatents([0.3] * len(self.dynamic), 1.0)
+        self.course = CommonCourse(len(self.dynamic), course) if course else None
         processes = {"dynamic": len(self.dynamic)}
         processes |= {f"residual_{m}": o.residual.rank for m, o in self.modalities.items() if o.residual is not None}
         self.encoder = FusionEncoder(
@@ -130,7 +135,7 @@ class PhysicsVAE(nn.Module):
             layers=layers,
         )
         self.kl_weight = 1.0  # lowered by `fit` while it warms up
-        self._width, self._layers, self._phenology = width, layers, phenology
+        self._options = {"width": width, "layers": layers, "course": course, "phenology": phenology}
 
     @property
     def settings(self) -> dict:
@@ -147,9 +152,7 @@ class PhysicsVAE(nn.Module):
             "kernel": self.temporal.name,
             "backend": self.temporal.backend,
             "lengthscale": dict(zip(self.dynamic, self.lengthscale.prior_loc.exp().tolist(), strict=True)),
-            "width": self._width,
-            "layers": self._layers,
-            "phenology": self._phenology,
+            **self._options,
             "priors": {name: dict(fields) for name, fields in self._priors.items()},
         }
 
@@ -171,7 +174,7 @@ class PhysicsVAE(nn.Module):
             modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
         temporal = TemporalGP(settings["kernel"], settings.get("backend", "auto"))
         options = {name: settings[name] for name in ("lengthscale", "width", "layers")}
-        options["phenology"] = settings.get("phenology", 0)  # runs of version 0.1 have none
+        options |= {name: settings.get(name, 0) for name in ("course", "phenology")}  # older runs have none
         options["priors"] = settings.get("priors")  # nor these
         return cls(modalities, temporal, **options)
 
@@ -182,7 +185,7 @@ class PhysicsVAE(nn.Module):
         with pyro.plate("pixel", n), poutine.scale(scale=batch.scale * self.kl_weight):
             priors = self.priors(batch.dates, shared, n)
             drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
-        latents = self.latents(drawn, batch.dates)
+        latents = self.latents(drawn, batch.dates, shared)
         for name, observed in batch.modalities.items():
             if name not in self.modalities:
                 continue
@@ -233,14 +236,17 @@ class PhysicsVAE(nn.Module):
                 priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds, **size)
         return priors
 
-    def latents(self, drawn: Mapping[str, Tensor], dates: Tensor) -> Latents:
+    def latents(self, drawn: Mapping[str, Tensor], dates: Tensor, shared: Mapping[str, Tensor]) -> Latents:
         """Latents from draws by site name: ``"dynamic"``, ``"static"``, ``"residual_<modality>"``.
 
         Args:
             drawn: draws `[..., V, T]`, `[..., S]` and `[..., K, T]`.
             dates: `[T]` union dates.
+            shared: global latents by site name.
         """
         dynamic = drawn["dynamic"]
+        if self.course is not None:
+            dynamic = dynamic + self.course(shared["course"], dates)
         if self.season is not None:
             static = self._static_values(drawn["static"])
             leaf = self.dynamic.index("lai")
@@ -312,13 +318,13 @@ class PhysicsVAE(nn.Module):
     def median_globals(self) -> dict[str, Tensor]:
         """Posterior medians of the global latents, by site name."""
         return {
-            site: d.v if isinstance(d, dist.Delta) else d.base_dist.loc.exp()
+            site: d.base_dist.loc.exp() if site in self.global_latents else d.v if isinstance(d, dist.Delta) else d.mean
             for site, d in self.globals("posterior").items()
         }
 
     @property
     def global_latents(self) -> dict[str, GlobalLatents]:
-        """The positive global latents by site name: all but the loadings of residuals."""
+        """The positive global latents by site name: all but the common course and the loadings of residuals."""
         sites = {"lengthscale": self.lengthscale, "static_odds": self.static_odds}
         for name, modality in self.modalities.items():
             sites[f"{name}_noise"] = modality.noise
@@ -332,6 +338,8 @@ class PhysicsVAE(nn.Module):
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
         sites = {site: getattr(latents, which)() for site, latents in self.global_latents.items()}
+        if self.course is not None:
+            sites["course"] = getattr(self.course, which)()
         for name, modality in self.modalities.items():
             if modality.residual is not None:
                 sites[f"{name}_loading"] = getattr(modality.residual, f"loading_{which}")()

@@ -186,7 +186,7 @@ def test_the_mean_of_the_likelihood_is_the_operator_plus_the_loaded_residual(bui
         shared = model.draw_globals("prior")
         n = len(batch.pixels)
         drawn = {k: p.expand([n]).rsample() for k, p in model.priors(batch.dates, shared).items()}
-        latents = model.latents(drawn, batch.dates)
+        latents = model.latents(drawn, batch.dates, shared)
         values = model.variables(latents)
         for name, observed in batch.modalities.items():
             modality = model.modalities[name]
@@ -211,7 +211,7 @@ def test_optical_and_radar_read_the_same_leaf_area_and_soil_moisture(build, simu
         shared = model.draw_globals("prior")
         n, dates = len(batch.pixels), len(batch.dates)
         none = {"dynamic": torch.zeros(n, len(model.dynamic), dates), "static": torch.zeros(n, len(model.static))}
-        latents = model.latents(none, batch.dates)
+        latents = model.latents(none, batch.dates, shared)
         before = {m: model.expected(m, latents, batch, shared) for m in batch.modalities}
         for variable in ("lai", "soil_moisture"):
             moved = latents.dynamic.clone()

@@ -99,7 +99,7 @@ def test_likelihood_is_that_of_the_mean_over_the_footprint(simulated):
         nodes = poutine.trace(model.model).get_trace(batch).nodes
         drawn = {k: v["value"] for k, v in nodes.items() if v["type"] == "sample"}
         shared = {site: drawn[site] for site in model.globals("prior")}
-        mean = model.expected("s2_20m", model.latents(drawn, batch.dates), batch, shared)
+        mean = model.expected("s2_20m", model.latents(drawn, batch.dates, shared), batch, shared)
     members = batch.footprints("s2_20m")
     assert len(members) == len(batch.pixels) // 4
     by_hand = torch.stack([mean[list(m)].mean(0) for m in members.tolist()])
@@ -136,7 +136,7 @@ def test_hidden_coarse_pixels_are_hidden_and_scored_as_a_whole(simulated):
     with torch.no_grad():
         shared = model.draw_globals()
         drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample((3,))
-        latents = model.latents(drawn, batch.dates)
+        latents = model.latents(drawn, batch.dates, shared)
         mean, values = hidden_means(model, "s2_20m", batch, latents, shared)
         fine = model.expected("s2_20m", latents, batch, shared)
     members = batch.footprints("s2_20m")

@@ -60,7 +60,7 @@ def importance(
         CubeError: the cube breaks the data contract.
         ValueError: fewer than 100 draws, or a pixel lies outside the cube.
     """
-    parts = [(khat, effective, elbo) for _, _, (khat, effective, elbo, _) in _chunks(run, cube, draws, pixels, seed)]
+    parts = [(khat, effective, elbo) for *_, (khat, effective, elbo, _) in _chunks(run, cube, draws, pixels, seed)]
     khat, effective, elbo = (np.concatenate(column) for column in zip(*parts, strict=True))
     location, _ = _places(run, cube, pixels, seed)
     return _diagnostics(khat, effective, draws).assign(elbo=("pixel", elbo, {"units": "nat"})).assign_coords(location)
@@ -95,11 +95,11 @@ def refine(
     model, rng = run.model, np.random.default_rng(seed)
     kept: dict[str, list[np.ndarray]] = {}
     stats: list[tuple[np.ndarray, np.ndarray]] = []
-    for drawn, dates, (khat, effective, _, weights) in _chunks(run, cube, candidates, pixels, seed):
+    for drawn, dates, shared, (khat, effective, _, weights) in _chunks(run, cube, candidates, pixels, seed):
         index = torch.from_numpy(_systematic(weights, draws, rng))
         columns = torch.arange(index.shape[1])
         chosen = {site: value[index, columns] for site, value in drawn.items()}
-        for name, value in model.variables(model.latents(chosen, dates)).items():
+        for name, value in model.variables(model.latents(chosen, dates, shared)).items():
             kept.setdefault(name, []).append((value if model.catalogue[name].dynamic else value.squeeze(-1)).numpy())
         stats.append((khat, effective))
     location, times = _places(run, cube, pixels, seed)
@@ -131,7 +131,7 @@ def log_joint(model: PhysicsVAE, batch: Batch, drawn: Mapping[str, Tensor], shar
         `[*draws, pixel]` in nats; the priors of the global latents are not part of it.
     """
     total = sum(prior.log_prob(drawn[site]) for site, prior in model.priors(batch.dates, shared).items())
-    latents = model.latents(drawn, batch.dates)
+    latents = model.latents(drawn, batch.dates, shared)
     for name, observations in batch.modalities.items():
         mean = model.expected(name, latents, batch, shared)
         likelihood = model.modalities[name].likelihood(mean, shared[f"{name}_noise"])
@@ -163,7 +163,7 @@ def smoothed_weights(log_ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _chunks(run: Run, cube: xr.DataTree, draws: int, pixels, seed: int) -> Iterator[tuple]:
-    """Draws by site name, union dates, and (k-hat, effective, ELBO, weights) of one chunk of pixels at a time."""
+    """Draws, union dates, global latents, and (k-hat, effective, ELBO, weights) of one chunk of pixels at a time."""
     if draws < 100:
         raise ValueError(f"{draws} draws: the tail of importance ratios takes 100 at least.")
     validate(cube)
@@ -185,7 +185,7 @@ def _chunks(run: Run, cube: xr.DataTree, draws: int, pixels, seed: int) -> Itera
             joined = {site: torch.cat([part[site] for part in parts]) for site in parts[0]}
             log_ratios = torch.cat(ratios).double().numpy()
             weights, khat, effective = smoothed_weights(log_ratios)
-            yield joined, batch.dates, (khat, effective, log_ratios.mean(0), weights)
+            yield joined, batch.dates, shared, (khat, effective, log_ratios.mean(0), weights)
 
 
 def _split(total: int, size: int) -> list[int]:

@@ -103,7 +103,7 @@ def pattern(
 def _fields(model, batch, sites, shared) -> dict[str, torch.Tensor]:
     """Physical variables `[pixel, T]` or `[pixel]` and residual contributions `[pixel, T, C]` of a tile."""
     drawn = {name: site["value"] for name, site in sites.items() if site["type"] == "sample"}
-    latents = model.latents(drawn, batch.dates)
+    latents = model.latents(drawn, batch.dates, shared)
     fields = {}
     for name, value in model.variables(latents).items():
         fields[name] = value if model.catalogue[name].dynamic else value.squeeze(-1)

@@ -46,7 +46,7 @@ def test_a_dream_is_observed_as_the_batch_is(model, batch):
             torch.manual_seed(0)
             shared = model.draw_globals()
             everywhere = dataclasses.replace(batch, pixels=torch.arange(400))
-            mean = model.expected(name, model.latents(drawn, batch.dates), everywhere, shared)
+            mean = model.expected(name, model.latents(drawn, batch.dates, shared), everywhere, shared)
         error = (observed.series(everywhere.pixels) - mean) / shared[f"{name}_noise"]
         assert 0.5 < error.abs().median() < 1.0, "of the order of the noise scale (0.67 to 0.76 for Student-t)"
 

@@ -1,0 +1,73 @@
+r"""CommonCourse: what all pixels of a scene do together in the course of a year.
+
+Fields green up in the same weeks, and rain wets all soils on one day. Where a pixel was not seen for months the
+others still say what is likely. So the latent processes get a mean that all pixels share,
+
+.. math:: m_v(t) = a_{v0} + \sum_{k=1}^{K} [a_{vk} \cos(2\pi k t / Y) + b_{vk} \sin(2\pi k t / Y)], \qquad
+          a_{vk}, b_{vk} \sim N(0, \sigma_k^2),
+
+with :math:`\sigma_0 = \sigma_1 = 0.5` and :math:`\sigma_k = 0.5 / k`, in units of the prior's spread, and `Y` a year.
+
+Example:
+    >>> course = CommonCourse(variables=2, harmonics=1)
+    >>> coefficients = torch.tensor([[0.1, 0.0, 0.5], [0.0, 1.0, 0.0]])  # constant, cosine, sine
+    >>> course(coefficients, torch.tensor([0.0, YEAR / 4])).round(decimals=2)
+    tensor([[0.1000, 0.6000],
+            [1.0000, 0.0000]])
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pi_vae.season import YEAR
+
+__all__ = ["CommonCourse"]
+
+SPREAD = 0.5
+
+
+class CommonCourse(nn.Module):
+    """Mean of the latent processes, common to all pixels, with normal prior and mean-field posterior.
+
+    Args:
+        variables: number `V` of processes.
+        harmonics: `K` of the year.
+
+    Raises:
+        ValueError: no harmonic.
+    """
+
+    def __init__(self, variables: int, harmonics: int) -> None:
+        super().__init__()
+        if harmonics < 1:
+            raise ValueError(f"The common course has {harmonics} harmonics: give 1 or more, or course=0 for none.")
+        order = torch.arange(1, harmonics + 1, dtype=torch.get_default_dtype()).repeat_interleave(2)
+        self.register_buffer("prior_scale", SPREAD / torch.cat([torch.ones(1), order]))
+        self.loc = nn.Parameter(torch.zeros(variables, 1 + 2 * harmonics))
+        self.log_scale = nn.Parameter(torch.full_like(self.loc, math.log(0.05)))
+
+    @property
+    def terms(self) -> list[str]:
+        """Names of the coefficients of a process, in order."""
+        orders = range(1, len(self.prior_scale) // 2 + 1)
+        return ["constant", *(f"{part} {k}" for k in orders for part in ("cosine", "sine"))]
+
+    def prior(self) -> dist.TorchDistribution:
+        """Prior of the coefficients, event shape `[V, 1 + 2 K]`."""
+        return dist.Normal(torch.zeros_like(self.loc), self.prior_scale.expand_as(self.loc)).to_event(2)
+
+    def posterior(self) -> dist.TorchDistribution:
+        """Variational posterior of the coefficients, event shape `[V, 1 + 2 K]`."""
+        return dist.Normal(self.loc, self.log_scale.exp()).to_event(2)
+
+    def forward(self, coefficients: Tensor, dates: Tensor) -> Tensor:
+        """`[V, T]` mean at `[T]` dates (days since 1970-01-01)."""
+        orders = torch.arange(1, len(self.prior_scale) // 2 + 1, device=dates.device)
+        phase = (2 * math.pi / YEAR) * dates.double() * orders.unsqueeze(-1)
+        waves = torch.stack([phase.cos(), phase.sin()], 1).flatten(0, 1).to(coefficients.dtype)
+        return coefficients[..., 0:1] + coefficients[..., 1:] @ waves
