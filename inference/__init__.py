@@ -3,6 +3,7 @@
 from inference.discovery import Template, couple, discover
 from inference.embedding import embed
 from inference.evaluation import withheld_scores
+from inference.independence import independence
 from inference.npe import neural_posterior
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
@@ -18,6 +19,7 @@ __all__ = [
     "embed",
     "export_geotiff",
     "fit",
+    "independence",
     "learn_globals",
     "load",
     "neural_posterior",
