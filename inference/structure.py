@@ -62,7 +62,7 @@ def residual_structure(
     rng = np.random.default_rng(seed)
     most = max(parts["process"].shape[1] for parts in found.values())
     rows: dict[str, list[np.ndarray]] = {}
-    for name, parts in found.items():
+    for parts in found.values():
         row = _judge(parts, permutations, rng)
         for key, values in row.items():
             rows.setdefault(key, []).append(np.pad(values, (0, most - len(values)), constant_values=np.nan))
