@@ -2,7 +2,8 @@
 
     python benchmarks/translation.py [--data ../shared/data] [--sets france flanders global patch]
         [--splits pixel region] [--tasks translate gaps coherence probe] [--steps 800] [--simulations 0] [--course 4]
-        [--points 500] [--pixels 128] [--modality 0.3] [--draws 200] [--seed 0] [--json translation.json]
+        [--holdout 0.15] [--points 500] [--pixels 128] [--modality 0.3] [--draws 200] [--seed 0]
+        [--json translation.json]
 
 Needs ``pyarrow``; the sets, and what is split how, are those of ``translation_data.py``. One model is fitted for every
 set and split, to the training pixels; nothing of a scored pixel is in that fit. All rows of a table are scored on the
@@ -112,7 +113,7 @@ def fitted(part: Split, options: argparse.Namespace) -> Run:
     torch.manual_seed(options.seed)
     model = PhysicsVAE({"s2": Optical(bands=part.scene.bands), "s1": Radar()}, course=options.course)
     common = {"seed": options.seed, "hide_modality": options.modality, "device": "cpu", "progress": False}
-    run = fit(model, part.training_cube(), steps=options.steps, pixels=options.pixels, **common)
+    run = fit(model, part.training_cube(), options.steps, pixels=options.pixels, holdout=options.holdout, **common)
     if options.simulations:
         neural_posterior(run, part.training_cube(), options.simulations, pixels=options.pixels, **common)
     return run
@@ -327,6 +328,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800, help="of every fit")
     parser.add_argument("--simulations", type=int, default=0, help="steps on simulations after it")
     parser.add_argument("--course", type=int, default=4, help="harmonics of the course that all pixels share")
+    parser.add_argument("--holdout", type=float, default=0.15, help="of the training pixels, for weights that keep")
     parser.add_argument("--points", type=int, default=500, help="at most so many of every set")
     parser.add_argument("--pixels", type=int, default=128, help="points or pixels per step of a fit")
     parser.add_argument("--modality", type=float, default=0.3, help="share of series with a sensor hidden, in the fit")

@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from lightning_fabric import Fabric
 
+from inference.holdout import LOOKS, Holdout
 from inference.objective import ChainRuleELBO
 from inference.optimisation import Phase, deterministic, guarded, progress_bar, restored
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_loss
@@ -59,6 +60,7 @@ def fit(
     pixels: int = 384,
     learning_rate: float = 5e-3,
     hide_modality: float = 0.05,
+    holdout: float = 0.0,
     progress: bool = True,
 ) -> Run:
     """Fit a model to a cube by stochastic variational inference.
@@ -81,6 +83,8 @@ def fit(
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden from the encoder in a patch; more of it where
             the run is to translate between modalities (`inference.translate`).
+        holdout: share of the pixels to hold out; the fit keeps the weights that predict them best
+            (`inference.holdout`). For cubes of some hundred series, which the encoder would learn by heart.
         progress: show a progress bar.
 
     Returns:
@@ -88,7 +92,8 @@ def fit(
 
     Raises:
         CubeError: the cube breaks the data contract.
-        ValueError: the cube lacks a modality or channel of the model, or has no usable observation.
+        ValueError: the cube lacks a modality or channel of the model, or has no usable observation; or nothing can be
+            held out as asked.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
     if steps < 1:
@@ -96,6 +101,8 @@ def fit(
     validate(cube)
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
     data = data.without_empty_dates()
+    held = Holdout(data, holdout, model, hide_modality, seed) if holdout else None
+    data = held.data if held else data
     folder = _prepare(checkpoint)
     fabric = Fabric(accelerator=device, devices=1)
     fabric.seed_everything(seed, verbose=False)
@@ -105,7 +112,7 @@ def fit(
     learning = steps - int(CALIBRATION * steps)
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
-    first = _resume(run, phases, generator, steps) if folder else 0
+    first = _resume(run, phases, generator, steps, held) if folder else 0
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in data.modalities.values())
@@ -136,6 +143,11 @@ def fit(
                     + (f"; the last good state is in {folder}." if folder else ".")
                 )
             phase.descend(loss, fabric)
+            if held and step < learning and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):
+                held.look(model.eval())
+                model.train()
+                if step == learning - 1:
+                    model.load_state_dict(held.weights)
             if step < learning and (step % 10 == 0 or step == learning - 1):
                 seconds = time.monotonic() - start
                 for key, value in (("step", step), ("loss", loss.item()), ("seconds", seconds)):
@@ -144,7 +156,7 @@ def fit(
                 bar.update(task, value=-loss.item(), rate=rate)
             bar.update(task, completed=step + 1)
             if folder and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
-                _save(run, phases, generator, step + 1, steps)
+                _save(run, phases, generator, step + 1, steps, held)
     model.kl_weight = 1.0
     model.eval()
     return run
@@ -214,12 +226,13 @@ def _prepare(checkpoint: str | Path | None) -> Path | None:
     return folder
 
 
-def _save(run: Run, phases: list[Phase], generator, step: int, steps: int) -> None:
+def _save(run: Run, phases: list[Phase], generator, step: int, steps: int, held: Holdout | None) -> None:
     state = {
         "version": __version__,
         "settings": run.model.settings,
         "model": run.model.state_dict(),
         "phases": [phase.state_dict() for phase in phases],
+        "holdout": held.state_dict() if held else None,
         "generator": generator.get_state(),
         "torch_rng": torch.get_rng_state(),
         "step": step,
@@ -243,7 +256,7 @@ def _write(state: dict, folder: Path) -> None:
     temporary.replace(folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
 
 
-def _resume(run: Run, phases: list[Phase], generator, steps: int) -> int:
+def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout | None) -> int:
     path = run.folder / CHECKPOINT
     if not path.exists():
         return 0
@@ -254,6 +267,10 @@ def _resume(run: Run, phases: list[Phase], generator, steps: int) -> int:
             "steps: use the same settings to resume, or another folder."
         )
     _load_weights(run.model, state["model"], path)
+    if bool(held) != bool(state["holdout"]):
+        raise ValueError(f"{path} holds a fit with another holdout: use the same to resume, or another folder.")
+    if held:
+        held.load_state_dict(state["holdout"])
     for phase, saved in zip(phases, state["phases"], strict=True):
         phase.load_state_dict(saved)
     generator.set_state(state["generator"])

@@ -9,6 +9,7 @@ import xarray as xr
 from pyro.infer import TraceMeanField_ELBO
 
 from inference import fit, load, optimisation, training
+from inference.holdout import LOOKS, Holdout, _chosen
 from pi_vae.data import CubeError, withhold
 from pi_vae.data.batches import CubeTensors
 
@@ -52,6 +53,12 @@ def test_the_seed_decides_the_fit(build, simulated):
     assert _same(first, second) and not _same(first, other)
     assert first.history["loss"] == second.history["loss"] != other.history["loss"]
     assert first.seed == 0 and not first.model.training and first.model.kl_weight == 1.0
+
+
+def _chosen_pixels(cube):
+    """`[y, x]` what a fit holds out."""
+    channels = {"s2": tuple(cube["s2"].band.values), "s1": tuple(cube["s1"].pol.values)}
+    return _chosen(CubeTensors.read(cube, channels), 0.3, torch.Generator().manual_seed(0)).numpy()
 
 
 def test_what_others_drew_before_does_not_matter(build, simulated):
@@ -224,3 +231,49 @@ def points_of(simulated):
         return node.stack(point=("y", "x")).reset_index("point").transpose("time", ..., "point")
 
     return xr.DataTree.from_dict({name: flat(simulated[name].to_dataset()) for name in ("s2", "s1")})
+
+
+def test_a_fit_with_pixels_held_out_keeps_the_weights_that_predict_them_best(build, simulated, tmp_path, monkeypatch):
+    looks, look = [], Holdout.look
+    monkeypatch.setattr(Holdout, "look", lambda self, model: looks.append(look(self, model)) or looks[-1])
+    monkeypatch.setattr(training, "CALIBRATION", 0.0)
+    run = _fit(build(), simulated, 48, holdout=0.3, learning_rate=3e-2, checkpoint=tmp_path)
+    assert len(looks) == LOOKS and all(np.isfinite(looks))
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["holdout"]["best"] == max(looks)
+    assert all(torch.equal(value, state["holdout"]["weights"][name]) for name, value in run.model.state_dict().items())
+
+
+def test_pixels_held_out_do_not_influence_what_is_learned(build, simulated, monkeypatch):
+    out = _chosen_pixels(simulated)
+    monkeypatch.setattr(Holdout, "look", lambda self, model: setattr(self, "weights", model.state_dict()))
+    cube = simulated
+    for name, variable in (("s2", "reflectance"), ("s1", "backscatter")):
+        values = np.where(out, 0.4, cube[name][variable].values).astype(np.float32)
+        cube = _change(cube, name, variable, values)
+    runs = [_fit(build(), c, 12, holdout=0.3) for c in (simulated, cube)]
+    assert out.any() and not out.all() and _same(*runs)
+
+
+def test_an_interrupted_fit_with_pixels_held_out_continues_to_the_same_bit(build, simulated, tmp_path, monkeypatch):
+    save, steps = training._save, 44
+    monkeypatch.setattr(training, "SAVE_EVERY", 20)
+    whole = _fit(build(), simulated, steps, checkpoint=tmp_path / "whole", holdout=0.3)
+
+    def killed(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _fit(build(), simulated, steps, checkpoint=tmp_path / "again", holdout=0.3)
+    with pytest.raises(ValueError, match="another holdout"):
+        _fit(build(), simulated, steps, checkpoint=tmp_path / "again")
+    assert _same(_fit(build(), simulated, steps, checkpoint=tmp_path / "again", holdout=0.3), whole)
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.7, "below 0.5"), (0.001, "no observed pixel")])
+def test_a_share_that_cannot_be_held_out_is_refused(build, simulated, share, words):
+    with pytest.raises(ValueError, match=words):
+        _fit(build(), simulated, 5, holdout=share)

@@ -1,0 +1,91 @@
+"""Series held out of a fit: an encoder that has seen few series a thousand times knows them by heart.
+
+What a guide has learned of a cube shows in pixels that it has never seen: from time to time the predictive density of
+observations hidden there is estimated (`inference.objective`), and the fit goes on from the weights that had the best.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from inference.draws import seeded
+from inference.objective import predictive_density
+from pi_vae import PhysicsVAE
+from pi_vae.data.batches import CubeTensors
+from pi_vae.data.occlusion import occlude
+
+__all__ = ["Holdout"]
+
+BLOCK = 12  # pixels along each side of what is held out as one, on a grid
+MOST = 256  # pixels that are scored
+LOOKS = 24
+DRAWS = 16
+
+
+class Holdout:
+    """Pixels held out, and the best weights so far.
+
+    Args:
+        data: the cube.
+        share: of its pixels, in blocks on a grid.
+        model: whose halo is read.
+        hide_modality: as in the fit.
+        seed: of the choice, and of what is hidden.
+
+    Attributes:
+        data: the cube without these pixels, to learn from.
+
+    Raises:
+        ValueError: the share is not below a half, or too small to hold out anything.
+    """
+
+    def __init__(self, data: CubeTensors, share: float, model: PhysicsVAE, hide_modality: float, seed: int) -> None:
+        if not 0 < share < 0.5:
+            raise ValueError(f"holdout is {share}: give the share of the pixels to hold out, below 0.5, or 0 for none.")
+        generator = torch.Generator().manual_seed(seed)
+        out = _chosen(data, share, generator)
+        seen = torch.stack([m.seen[0].any(0) for m in data.modalities.values()]).any(0)
+        rows, columns = (out & seen).nonzero(as_tuple=True)
+        if not len(rows):
+            raise ValueError(f"holdout={share:g} holds out no observed pixel of {data.pixels}: give more, or 0.")
+        some = torch.randperm(len(rows), generator=generator)[:MOST]
+        batch = data.at(rows[some], columns[some], model.encoder.radius)
+        self.batch = occlude(batch, generator, modality=hide_modality, channels=0.0)
+        rest = {
+            name: dataclasses.replace(m, valid=m.valid & ~out, seen=m.seen & ~out)
+            for name, m in data.modalities.items()
+        }
+        self.data = dataclasses.replace(data, modalities=rest)
+        self.best, self.weights = -float("inf"), None
+
+    def look(self, model: PhysicsVAE) -> float:
+        """Predictive density of what is hidden, in nats a pixel, at the model's weights, which are kept if best."""
+        device = next(model.parameters()).device
+        with seeded(0):
+            batch, shared = dataclasses.replace(self.batch.to(device), scale=1.0), model.median_globals()
+            posterior = model.posterior(model.encoder(batch), batch.dates, shared)
+            score = predictive_density(model, batch, posterior, shared, DRAWS).item() / len(batch.pixels)
+        if score > self.best:
+            self.best = score
+            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return score
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.weights = state["best"], state["weights"]
+
+
+def _chosen(data: CubeTensors, share: float, generator: torch.Generator) -> torch.Tensor:
+    """`[y, x]` which pixels are held out."""
+    height, width = data.shape
+    if data.points:
+        return (torch.randperm(height, generator=generator) < round(share * height)).unsqueeze(1)
+    side = -(-min(BLOCK, max(1, min(height, width) // 4)) // data.coarsest) * data.coarsest
+    blocks = -(-height // side), -(-width // side)
+    count = blocks[0] * blocks[1]
+    chosen = (torch.randperm(count, generator=generator) < round(share * count)).view(blocks)
+    return chosen.repeat_interleave(side, 0).repeat_interleave(side, 1)[:height, :width]
