@@ -2,6 +2,8 @@
 
 What a guide has learned of a cube shows in pixels that it has never seen: from time to time the predictive density of
 observations hidden there is estimated (`inference.objective`), and the fit goes on from the weights that had the best.
+Then the spread of the guide is set by these pixels too (`inference.sleep`): those it has learned from would call for
+too little.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from inference.draws import seeded
 from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.batches import Batch, CubeTensors
 from pi_vae.data.occlusion import occlude
 
 __all__ = ["Holdout"]
@@ -50,8 +52,8 @@ class Holdout:
         rows, columns = (out & seen).nonzero(as_tuple=True)
         if not len(rows):
             raise ValueError(f"holdout={share:g} holds out no observed pixel of {data.pixels}: give more, or 0.")
-        some = torch.randperm(len(rows), generator=generator)[:MOST]
-        batch = data.at(rows[some], columns[some], model.encoder.radius)
+        self._whole, self._places, self._halo = data, torch.stack([rows, columns]), model.encoder.radius
+        batch = self.sample(MOST, generator)
         self.batch = occlude(batch, generator, modality=hide_modality, channels=0.0)
         rest = {
             name: dataclasses.replace(m, valid=m.valid & ~out, seen=m.seen & ~out)
@@ -59,6 +61,13 @@ class Holdout:
         }
         self.data = dataclasses.replace(data, modalities=rest)
         self.best, self.weights = -float("inf"), None
+
+    def sample(self, count: int, generator: torch.Generator) -> Batch:
+        """At most so many of the pixels held out, each read with its halo."""
+        some = torch.randperm(self._places.shape[1], generator=generator)[:count]
+        batch = self._whole.at(*self._places[:, some], self._halo)
+        batch.scale = self._whole.pixels / len(some)
+        return batch
 
     def look(self, model: PhysicsVAE) -> float:
         """Predictive density of what is hidden, in nats a pixel, at the model's weights, which are kept if best."""

@@ -84,7 +84,8 @@ def fit(
         hide_modality: probability that one modality is hidden from the encoder in a patch; more of it where
             the run is to translate between modalities (`inference.translate`).
         holdout: share of the pixels to hold out; the fit keeps the weights that predict them best
-            (`inference.holdout`). For cubes of some hundred series, which the encoder would learn by heart.
+            and lets them set the spread of the guide (`inference.holdout`). For cubes of some hundred series, which
+            the encoder would learn by heart.
         progress: show a progress bar.
 
     Returns:
@@ -132,10 +133,9 @@ def fit(
                 loss = guarded(elbo, batch) / observations
             else:
                 few = max(1, pixels // 4)
-                batch, imagined = (
-                    occlude(data.patches(*patch, number, generator), generator, **few_gaps).to(fabric.device)
-                    for patch, number in (((count, patch_size), few), (dreams, data.pixels))
-                )
+                batch = held.sample(few, generator) if held else data.patches(count, patch_size, few, generator)
+                both = batch, data.patches(*dreams, data.pixels, generator)
+                batch, imagined = (occlude(b, generator, **few_gaps).to(fabric.device) for b in both)
                 loss = guarded(calibration_loss, model, batch, imagined) / observations
             if not torch.isfinite(loss):
                 raise FloatingPointError(
