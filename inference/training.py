@@ -117,7 +117,7 @@ def fit(
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in data.modalities.values())
-    few_gaps = FEW_GAPS | {"modality": 0.4 * hide_modality}  # as for the other gaps
+    few_gaps = FEW_GAPS | {"modality": hide_modality}
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
@@ -198,7 +198,7 @@ def _spread(model: PhysicsVAE) -> list[torch.nn.Parameter]:
 
 
 def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
-    """Step sizes: lengthscales and static shares slow, readers of the exclusive residuals fast.
+    """Step sizes: lengthscales and static shares slow, readers of the exclusive residuals and common courses fast.
 
     While the encoder is still vague, a process that changes nothing is the cheapest; hyperparameters that moved as fast
     as the encoder would settle there. The residuals can only learn what the physical variables leave over, so theirs
@@ -210,6 +210,7 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     later = {id(p) for reader in model.encoder.readers.values() for p in reader.caution.parameters()}
     fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters() if id(p) not in later]
     loadings = [residual.relative_loading for residual in residuals]
+    loadings += list(model.course.parameters()) if model.course is not None else []
     apart = later | {id(p) for p in (*slow, *fast, *loadings)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     factors = ((others, 1.0), (slow, 0.05), (fast, 1.6), (loadings, 4.0))
