@@ -20,6 +20,9 @@ def test_the_encoder_has_no_say_and_does_not_change(build, simulated):
     for part in ("lengthscale.loc", "static_odds.loc", "modalities.s1.coefficients.loc", "modalities.s2.noise.loc"):
         assert part in changed, changed
     assert "modalities.s2.residual.relative_loading" in changed
+    for g in run.model.global_latents.values():
+        spread = g.log_scale.exp()
+        assert (spread > 0).all() and (spread <= 1.0001 * g.prior_scale).all(), "the prior's at most"
     assert [p.requires_grad for p in run.model.parameters()] == [p.requires_grad for p in build().parameters()]
 
 
@@ -52,3 +55,5 @@ def test_noise_and_lengthscales_of_a_simulated_cube_are_found(build, simulated):
         errors.append({s: float(np.abs(_medians(learner, s) - shared[s].log().numpy()).mean()) for s in sites})
     assert all(errors[1][site] < 0.5 * errors[0][site] for site in ("s2_noise", "s1_noise")), errors
     assert errors[1]["lengthscale"] < 0.8 * errors[0]["lengthscale"], errors
+    spread = learner.modalities["s1"].noise.log_scale.exp()
+    assert (spread < 0.25).all(), "half of the prior's: six hundred observations tell the noise"
