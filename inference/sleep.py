@@ -29,7 +29,8 @@ DRAWS = 16  # few would blur the predictive density, and more noise would seem t
 DREAM_WEIGHT = 0.03  # of a simulated pixel beside an observed one: what the data say of themselves comes first
 DREAM_SIZE, DREAM_PATCHES = 16, 2
 REGIONS = 8  # of a patch
-FEW_GAPS = {"dates": 0.03, "blocks": 0.3, "modality": 0.02}  # intervals are wanted for data as they come
+# Intervals are wanted for data as they come.
+FEW_GAPS = {"dates": 0.03, "blocks": 0.3, "modality": 0.02, "channels": 0.02}
 MEMORY = 0.9  # share of the variance that a dream takes over at most
 
 

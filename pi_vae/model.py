@@ -337,10 +337,12 @@ class PhysicsVAE(nn.Module):
 
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
-        sites = {site: getattr(latents, which)() for site, latents in self.global_latents.items()}
+        sites = {}
+        for site, latents in self.global_latents.items():
+            sites[site] = getattr(latents, which)()
+            name = site.removesuffix("_static_odds")
+            if name in self.modalities:  # the last of a residual; the order decides what a seed draws
+                sites[f"{name}_loading"] = getattr(self.modalities[name].residual, f"loading_{which}")()
         if self.course is not None:
             sites["course"] = getattr(self.course, which)()
-        for name, modality in self.modalities.items():
-            if modality.residual is not None:
-                sites[f"{name}_loading"] = getattr(modality.residual, f"loading_{which}")()
         return sites
