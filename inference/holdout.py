@@ -40,12 +40,15 @@ class Holdout:
         data: the cube without these pixels, to learn from.
 
     Raises:
-        ValueError: the share is not below a half, or too small to hold out anything.
+        ValueError: the share is not below a half, or too small to hold out anything; or modalities differ in their
+            pixels, so that single ones cannot be scored.
     """
 
     def __init__(self, data: CubeTensors, share: float, model: PhysicsVAE, hide_modality: float, seed: int) -> None:
         if not 0 < share < 0.5:
             raise ValueError(f"holdout is {share}: give the share of the pixels to hold out, below 0.5, or 0 for none.")
+        if data.coarsest > 1:
+            raise ValueError(f"holdout is {share:g}, and the nodes of the cube differ in their pixels: give 0.")
         generator = torch.Generator().manual_seed(seed)
         out = _chosen(data, share, generator)
         seen = torch.stack([m.seen[0].any(0) for m in data.modalities.values()]).any(0)
@@ -76,7 +79,7 @@ class Holdout:
             batch, shared = dataclasses.replace(self.batch.to(device), scale=1.0), model.median_globals()
             posterior = model.posterior(model.encoder(batch), batch.dates, shared)
             score = predictive_density(model, batch, posterior, shared, DRAWS).item() / len(batch.pixels)
-        if score > self.best:
+        if self.weights is None or score > self.best:
             self.best = score
             self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         return score
@@ -93,7 +96,7 @@ def _chosen(data: CubeTensors, share: float, generator: torch.Generator) -> torc
     height, width = data.shape
     if data.points:
         return (torch.randperm(height, generator=generator) < round(share * height)).unsqueeze(1)
-    side = -(-min(BLOCK, max(1, min(height, width) // 4)) // data.coarsest) * data.coarsest
+    side = min(BLOCK, max(1, min(height, width) // 4))
     blocks = -(-height // side), -(-width // side)
     count = blocks[0] * blocks[1]
     chosen = (torch.randperm(count, generator=generator) < round(share * count)).view(blocks)

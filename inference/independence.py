@@ -12,6 +12,9 @@ estimator: Song et al. 2012, JMLR 13, 1393-1434), with the p-value of permutatio
 `z` in `r`. Three more questions: do physical variables stay where they are when pixels exchange their residuals (swap)?
 How much of the signal is residual? And what does physics reconstruct with the residual that was found, with one drawn
 from the prior, and with none?
+
+Permutations take pixels for exchangeable. Those of a real scene resemble their neighbours, in residual and physics
+alike, so that p-values are too small there; the regressions, which leave whole blocks out, are not deceived by that.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from torch import Tensor
 
+from inference.calibration.figures import COLOURS
 from inference.draws import present, seeded
 from inference.posterior import choose_pixels
 from inference.training import Run
@@ -74,6 +78,8 @@ def hsic_test(x: Tensor, y: Tensor, permutations: int = 500, seed: int = 0) -> t
 def independence(run: Run, cube: xr.DataTree, pixels: int = 400, permutations: int = 500, seed: int = 0) -> xr.Dataset:
     """How far the exclusive residuals of a fitted run are from physics.
 
+    Modalities with pixels larger than the finest are left out: a fine pixel has no observation of theirs for itself.
+
     Args:
         run: a fitted run, at least one of whose modalities has a residual.
         cube: a valid cube; observations marked ``withheld`` are not used.
@@ -85,22 +91,26 @@ def independence(run: Run, cube: xr.DataTree, pixels: int = 400, permutations: i
         Dataset over ``modality``, with: ``hsic`` and ``p_value`` of the residual's latents with all physical ones
         (independent: about 0, and uniform); ``linear`` and ``nonlinear (modality, variable)``, the share R² of the
         variance of a physical latent that regression on the residual's predicts in blocks of pixels it was not fitted
-        to (independent: 0 or below); ``swap (modality, variable)``, root mean square shift of the posterior mean of a
-        physical latent after pixels have exchanged their residuals, in standard deviations of the prior, and
-        ``swap_sd``, in those of the posterior; ``energy``, the share of the variance of the observations that is
-        residual, mean over channels; and ``rmse (modality, residual)`` of the reconstruction, mean over channels in
-        units of the noise scale, with the residual ``"found"``, ``"drawn"`` from the prior, and ``"none"``.
+        to (independent: 0 or below); ``swap (modality, variable)``, root mean square shift, over pixels and dates, of
+        the posterior mean of a physical latent after pixels have exchanged their residuals, in standard deviations of
+        the prior, and ``swap_sd``, in those of the posterior; ``energy``, the share of the variance of the observations
+        that is residual, mean over channels; and ``rmse (modality, residual)`` of the reconstruction, mean over
+        channels in units of the noise scale, with the residual ``"found"``, ``"drawn"`` from the prior, and ``"none"``.
 
     Raises:
         CubeError: the cube breaks the data contract.
-        ValueError: no modality that is in the cube has a residual, or the cube has fewer than 20 pixels.
+        ValueError: no modality that is in the cube, with the finest pixels, has a residual; or the cube has fewer than
+            20 pixels.
     """
     validate(cube)
     model = run.model
     data = CubeTensors.read(cube, present(model, cube), partial=True)
-    names = [name for name in data.modalities if model.modalities[name].residual is not None]
+    names = [n for n, m in data.modalities.items() if m.factor == 1 and model.modalities[n].residual is not None]
     if not names:
-        raise ValueError("No modality in the cube has a residual: build the model with one, such as Radar(residual=2).")
+        raise ValueError(
+            "No modality in the cube, with its finest pixels, has a residual: build the model with one, such as "
+            "Radar(residual=2)."
+        )
     if data.pixels < 20:
         raise ValueError(f"The cube has {data.pixels} pixels: tests of independence take 20 at least.")
     rows, columns = choose_pixels(pixels, data, seed)
@@ -144,11 +154,11 @@ def independence_figure(table: xr.Dataset) -> Figure:
     where = np.arange(table.sizes["variable"])
     for (left, right), name in zip(panels, table.modality.values, strict=True):
         row = table.sel(modality=name)
-        for shift, kind, colour in ((-0.2, "linear", "#0072B2"), (0.2, "nonlinear", "#E69F00")):
+        for shift, kind, colour in ((-0.2, "linear", COLOURS[0]), (0.2, "nonlinear", COLOURS[3])):
             left.barh(where + shift, row[kind].clip(min=0), 0.38, color=colour, label=f"{kind} regression")
         left.axvline(0.05, color="0.45", linewidth=0.8, linestyle="--")
         left.set(title=f"{name}: HSIC p = {float(row['p_value']):.3f}", xlabel="R² of the variable in the residual")
-        right.barh(where, row["swap"], 0.6, color="#009E73")
+        right.barh(where, row["swap"], 0.6, color=COLOURS[2])
         right.set(title=f"energy {100 * float(row['energy']):.1f} %", xlabel="shift by swap [prior sd]")
         left.set_yticks(where, table.variable.values)
         right.set_yticks(where, [])
@@ -250,17 +260,16 @@ def _swapped(model: PhysicsVAE, data: CubeTensors, names, shared, generator) -> 
         change = (residual[order] - residual).unflatten(0, batch.shape).permute(0, 3, 4, 1, 2)
         modalities = batch.modalities | {name: dataclasses.replace(observed, values=observed.values + change)}
         after, _ = _means(model, dataclasses.replace(batch, modalities=modalities), shared)
-        seen = observed.mask(batch.pixels).any(1)
-        shift = (after["mean"] - before["mean"])[seen].square().mean(0).sqrt()
-        relative = ((after["mean"] - before["mean"]) / before["sd"])[seen].square().mean(0).sqrt()
-        moved[name] = (shift.tolist(), relative.tolist())
+        seen, shift = observed.mask(batch.pixels).any(1), after["mean"] - before["mean"]
+        moved[name] = tuple(x[seen].square().mean((0, 2)).sqrt().tolist() for x in (shift, shift / before["sd"]))
     return moved
 
 
 def _means(model: PhysicsVAE, batch: Batch, shared) -> tuple[dict[str, Tensor], object]:
-    """Posterior means and sds `[pixel, V + S]` of physical latents, those of processes averaged over the dates."""
+    """Posterior means and sds `[pixel, V + S, T]` of physical latents, the static ones alike at all dates."""
     posterior = model.posterior(model.encoder(batch), batch.dates, shared)
     process, static = posterior.processes["dynamic"], posterior.static
-    mean = torch.cat([process.mean.mean(-1), static.loc], -1)
-    sd = torch.cat([process.variance.sqrt().mean(-1), static.variance.sqrt()], -1)
-    return {"mean": mean, "sd": sd}, posterior
+    pairs = {"mean": (process.mean, static.loc), "sd": (process.variance.sqrt(), static.variance.sqrt())}
+    dates = len(batch.dates)
+    found = {key: torch.cat([u, s.unsqueeze(-1).expand(-1, -1, dates)], 1) for key, (u, s) in pairs.items()}
+    return found, posterior

@@ -92,5 +92,5 @@ def test_the_figure_has_a_panel_for_every_modality(blind):
 
 
 def test_wrong_input_is_refused_in_one_sentence(build, simulated):
-    with pytest.raises(ValueError, match="No modality in the cube has a residual"):
+    with pytest.raises(ValueError, match="No modality in the cube, with its finest pixels, has a residual"):
         independence(Run(build(residual=0)), simulated)

@@ -10,6 +10,7 @@ from pyro.infer import TraceMeanField_ELBO
 
 from inference import fit, load, optimisation, training
 from inference.holdout import LOOKS, Holdout, _chosen
+from pi_vae import Optical, PhysicsVAE
 from pi_vae.data import CubeError, withhold
 from pi_vae.data.batches import CubeTensors
 
@@ -278,3 +279,12 @@ def test_an_interrupted_fit_with_pixels_held_out_continues_to_the_same_bit(build
 def test_a_share_that_cannot_be_held_out_is_refused(build, simulated, share, words):
     with pytest.raises(ValueError, match=words):
         _fit(build(), simulated, 5, holdout=share)
+
+
+def test_pixels_of_different_sizes_cannot_be_held_out(simulated):
+    coarse = simulated["s2"].to_dataset().isel(y=slice(0, None, 2), x=slice(0, None, 2))
+    coarse = coarse.assign_coords(x=coarse.x + 5, y=coarse.y - 5)
+    cube = xr.DataTree.from_dict({"s2_10m": simulated["s2"].to_dataset(), "s2_20m": coarse})
+    model = PhysicsVAE({n: Optical(("B03", "B04", "B08"), nodes=1, residual=0) for n in ("s2_10m", "s2_20m")}, width=16)
+    with pytest.raises(ValueError, match="the nodes of the cube differ in their pixels: give 0"):
+        _fit(model, cube, 5, holdout=0.3)
