@@ -1,7 +1,8 @@
 """Do intervals hold what they promise? Cubes drawn from the prior with the dates and clouds of real ones.
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 600] [--steps 400]
-        [--simulations 700] [--refined 40] [--chains 20] [--draws 200] [--nuts 20] [--json calibration.json]
+        [--learned 64] [--moves 300] [--simulations 700] [--refined 40] [--chains 20] [--draws 200] [--nuts 20]
+        [--json calibration.json]
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
 Sentinel-2 over wheat from March to July (needs ``pyarrow``), or ``treesat``, a year of both Sentinel-2 orbits and an
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="of the fit")
     parser.add_argument("--simulations", type=int, default=700, help="steps on simulations")
     parser.add_argument("--learned", type=int, default=64, help="points whose chains the global latents learn from")
+    parser.add_argument("--moves", type=int, default=300, help="of each of these chains while they learn")
     parser.add_argument("--series", type=int, default=384, help="a step")
     parser.add_argument("--refined", type=int, default=40, help="points for importance sampling and chains")
     parser.add_argument("--chains", type=int, default=20)
@@ -200,7 +202,7 @@ def main() -> None:
     stages = {
         "fit": lambda: fit(model, cube, args.steps, **training),
         "chains and simulations": lambda: neural_posterior(
-            learn_globals(run, cube, pixels=args.learned, seed=args.seed, progress=False),
+            learn_globals(run, cube, args.moves, args.learned, args.seed, progress=False),
             cube,
             args.simulations,
             **learning,

@@ -2,16 +2,10 @@ r"""Does a residual carry physics? One call, one table.
 
 Where the model is right, the posteriors of all pixels together are the prior, in which the latents `r` that one sensor
 sees alone are independent of the physical ones `z`. So one draw of every pixel, at one of its dates, is a sample in
-which both must be independent, and is tested as such: by the Hilbert-Schmidt independence criterion,
-
-.. math:: HSIC(r, z) = \| C_{rz} \|_{HS}^2 = E[k(r, r') l(z, z')] + E[k(r, r')]\,E[l(z, z')]
-          - 2 E[E[k(r, r') \mid r]\,E[l(z, z') \mid z]],
-
-zero for Gaussian kernels if and only if they are independent (Gretton et al. 2005, ALT, LNCS 3734, 63-77; unbiased
-estimator: Song et al. 2012, JMLR 13, 1393-1434), with the p-value of permutations; and by what a regression finds of
-`z` in `r`. Three more questions: do physical variables stay where they are when pixels exchange their residuals (swap)?
-How much of the signal is residual? And what does physics reconstruct with the residual that was found, with one drawn
-from the prior, and with none?
+which both must be independent, and is tested as such: by the Hilbert-Schmidt independence criterion (`inference.hsic`)
+with the p-value of permutations, and by what a regression finds of `z` in `r`. Three more questions: do physical
+variables stay where they are when pixels exchange their residuals (swap)? How much of the signal is residual? And what
+does physics reconstruct with the residual that was found, with one drawn from the prior, and with none?
 
 Permutations take pixels for exchangeable. Those of a real scene resemble their neighbours, in residual and physics
 alike, so that p-values are too small there; the regressions, which leave whole blocks out, are not deceived by that.
@@ -33,46 +27,20 @@ from torch import Tensor
 
 from inference.calibration.figures import COLOURS
 from inference.draws import present, seeded
+from inference.hsic import hsic_test
 from inference.posterior import choose_pixels
 from inference.training import Run
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch, CubeTensors
 
-__all__ = ["hsic", "hsic_test", "independence", "independence_figure"]
+__all__ = ["independence", "independence_figure"]
 
 BLOCK = 10  # pixels along each side of a group of the cross-validation
 FOLDS = 5
 DRAWS = 8  # of every pixel, for the regressions
 PATCH, PATCHES = 24, 4  # where residuals are exchanged on a grid
 TOGETHER = 128  # pixels
-
-
-def hsic(x: Tensor, y: Tensor) -> Tensor:
-    """Unbiased estimate of the Hilbert-Schmidt independence criterion.
-
-    Args:
-        x, y: `[n, P]` and `[n, Q]` samples, `n` of at least 4; kernels are Gaussian, as wide as the median distance.
-
-    Returns:
-        A number about zero, also below it, if they are independent.
-    """
-    return _hsic(_gram(x), _gram(y))
-
-
-def hsic_test(x: Tensor, y: Tensor, permutations: int = 500, seed: int = 0) -> tuple[float, float]:
-    """The criterion, and the share of permutations of the samples in which it is as large (at least one in all).
-
-    Args:
-        x, y: as for `hsic`.
-        permutations: their number.
-        seed: of the permutations.
-    """
-    k, other = _gram(x), _gram(y)
-    found, generator = _hsic(k, other), torch.Generator().manual_seed(seed)
-    orders = (torch.randperm(len(k), generator=generator) for _ in range(permutations))
-    larger = sum(bool(_hsic(k, other[order][:, order]) >= found) for order in orders)
-    return float(found), (1 + larger) / (1 + permutations)
 
 
 def independence(run: Run, cube: xr.DataTree, pixels: int = 400, permutations: int = 500, seed: int = 0) -> xr.Dataset:
@@ -164,23 +132,6 @@ def independence_figure(table: xr.Dataset) -> Figure:
         right.set_yticks(where, [])
     panels[0, 0].legend(frameon=False, fontsize=7)
     return figure
-
-
-def _gram(x: Tensor) -> Tensor:
-    """`[n, n]` Gaussian kernel of standardised samples, as wide as the median distance; zero on the diagonal."""
-    x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
-    square = torch.cdist(x, x).square()
-    width = square[~torch.eye(len(x), dtype=torch.bool, device=x.device)].median().clamp_min(1e-6)
-    gram = torch.exp(-square / width)
-    return gram - torch.diag(gram.diagonal())
-
-
-def _hsic(k: Tensor, other: Tensor) -> Tensor:
-    n = len(k)
-    trace = (k * other).sum()
-    means = k.sum() * other.sum() / ((n - 1) * (n - 2))
-    cross = 2 * (k.sum(0) * other.sum(0)).sum() / (n - 2)
-    return (trace + means - cross) / (n * (n - 3))
 
 
 def _physical(latents: Latents, date: Tensor) -> Tensor:

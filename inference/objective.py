@@ -14,7 +14,7 @@ would reward a spread that is too narrow, because the ELBO averages the log and 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from pyro.infer import TraceMeanField_ELBO
@@ -24,7 +24,7 @@ from pi_vae import Latents, PhysicsVAE
 from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 
-__all__ = ["ChainRuleELBO", "hidden_means", "predictive_density"]
+__all__ = ["ChainRuleELBO", "expected_at", "hidden_means", "predictive_density"]
 
 
 class ChainRuleELBO(TraceMeanField_ELBO):
@@ -36,19 +36,23 @@ class ChainRuleELBO(TraceMeanField_ELBO):
     Args:
         vae: the model whose `model` and `guide` are trained.
         draws: draws of the guide per hidden observation.
+        restraint: what is added to the loss, see `inference.terms`.
     """
 
-    def __init__(self, vae: PhysicsVAE, draws: int = 3) -> None:
+    def __init__(self, vae: PhysicsVAE, draws: int = 3, restraint: Callable[..., Tensor] | None = None) -> None:
         super().__init__()
-        self.vae, self.draws = vae, draws
+        self.vae, self.draws, self.restraint = vae, draws, restraint
 
     def _differentiable_loss_particle(self, model_trace, guide_trace) -> tuple[float, Tensor]:
         loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
         batch = model_trace.nodes["_INPUT"]["args"][0]
         shared = {name: node["value"] for name, node in guide_trace.nodes.items() if node["type"] == "sample"}
         posterior = guide_trace.nodes["_RETURN"]["value"]
-        predictive = predictive_density(self.vae, batch, posterior, shared, self.draws)
-        return loss - predictive.item(), surrogate - predictive
+        extra = -predictive_density(self.vae, batch, posterior, shared, self.draws)
+        if self.restraint is not None:
+            means = {name: model_trace.nodes[f"{name}_mean"]["value"] for name in batch.modalities}
+            extra = extra + self.restraint(batch, posterior, shared, means)
+        return loss + extra.item(), surrogate + extra
 
 
 def predictive_density(
@@ -104,13 +108,36 @@ def hidden_means(
     process = {k: r[:, pixel, :, union].movedim(0, 1).unsqueeze(-1) for k, r in latents.residual.items() if k == name}
     dynamic = latents.dynamic[:, pixel, :, union].movedim(0, 1).unsqueeze(-1)
     here = Latents(dynamic, latents.static[:, pixel], process)
+    mean = expected_at(vae, name, batch, here, shared, pixel, date)
+    if name in here.residual:
+        mean = mean + vae.residual(name, here, shared)
+    return mean.squeeze(-2).unflatten(1, (-1, size)).mean(2), values
+
+
+def expected_at(
+    vae: PhysicsVAE,
+    name: str,
+    batch: Batch,
+    here: Latents,
+    shared: Mapping[str, Tensor],
+    pixel: Tensor,
+    date: Tensor,
+) -> Tensor:
+    """What a modality's physics says at single dates of pixels, `[D, H, 1, C]`.
+
+    Args:
+        vae: the model.
+        name: modality.
+        batch: a batch.
+        here: `D` draws of the physical latents there, `[D, H, V, 1]` and `[D, H, S]`.
+        shared: global latents by site name.
+        pixel: `[H]` positions among the batch's pixels.
+        date: `[H]` positions among the dates of the modality.
+    """
+    observed = batch.modalities[name]
     angles = {
         k: (angle[date] if angle.dim() == 1 else angle[pixel, date]).unsqueeze(-1)
         for k, angle in observed.angles(batch.pixels).items()
     }
-    drivers = {k: driver[union].unsqueeze(-1) for k, driver in batch.drivers.items()}
-    coefficients = shared.get(f"{name}_coefficients")
-    mean = vae.modalities[name].expected(vae.variables(here), angles, drivers, coefficients)
-    if name in here.residual:
-        mean = mean + vae.residual(name, here, shared)
-    return mean.squeeze(-2).unflatten(1, (-1, size)).mean(2), values
+    drivers = {k: driver[observed.index[date]].unsqueeze(-1) for k, driver in batch.drivers.items()}
+    return vae.modalities[name].expected(vae.variables(here), angles, drivers, shared.get(f"{name}_coefficients"))

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from inference.holdout import LOOKS, Holdout
 from inference.objective import ChainRuleELBO
 from inference.optimisation import Phase, deterministic, guarded, progress_bar, restored
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_loss
+from inference.terms import Restraint
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import CubeTensors
@@ -61,6 +63,7 @@ def fit(
     learning_rate: float = 5e-3,
     hide_modality: float = 0.05,
     holdout: float = 0.0,
+    terms: Collection[str] = (),
     progress: bool = True,
 ) -> Run:
     """Fit a model to a cube by stochastic variational inference.
@@ -86,6 +89,7 @@ def fit(
         holdout: share of the pixels to hold out; the fit keeps the weights that predict them best
             and lets them set the spread of the guide (`inference.holdout`). For cubes of some hundred series, which
             the encoder would learn by heart.
+        terms: names of terms that hold the residuals back where physics could say the same (`inference.terms`).
         progress: show a progress bar.
 
     Returns:
@@ -94,11 +98,12 @@ def fit(
     Raises:
         CubeError: the cube breaks the data contract.
         ValueError: the cube lacks a modality or channel of the model, or has no usable observation; or nothing can be
-            held out as asked.
+            held out as asked; or a term is unknown.
         FloatingPointError: the loss is not finite; the last good checkpoint is kept.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
+    restraint = Restraint(model, terms)
     validate(cube)
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
     data = data.without_empty_dates()
@@ -113,9 +118,9 @@ def fit(
     learning = steps - int(CALIBRATION * steps)
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
-    first = _resume(run, phases, generator, steps, held) if folder else 0
+    first = _resume(run, phases, generator, steps, held, restraint.terms) if folder else 0
     model.to(fabric.device).train()
-    elbo = ChainRuleELBO(model)(model.model, model.guide)
+    elbo = ChainRuleELBO(model, restraint=restraint if restraint.terms else None)(model.model, model.guide)
     observations = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in data.modalities.values())
     few_gaps = FEW_GAPS | {"modality": hide_modality}
     count = pixels if data.points else patches
@@ -130,6 +135,11 @@ def fit(
             if step < learning:
                 batch = data.patches(count, patch_size, pixels, generator)
                 batch = occlude(batch, generator, modality=hide_modality).to(fabric.device)
+                # Not before the data are fitted, and then by and by.
+                restraint.share = min(1.0, max(0.0, (step + 1) / (PHASE_IN * learning) - 1.0))
+                if "recovery" in restraint.terms:
+                    imagined = data.patches(*dreams, data.pixels, generator)
+                    restraint.imagined = occlude(imagined, generator, **few_gaps).to(fabric.device)
                 loss = guarded(elbo, batch) / observations
             else:
                 few = max(1, pixels // 4)
@@ -156,7 +166,7 @@ def fit(
                 bar.update(task, value=-loss.item(), rate=rate)
             bar.update(task, completed=step + 1)
             if folder and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
-                _save(run, phases, generator, step + 1, steps, held)
+                _save(run, phases, generator, step + 1, steps, held, restraint.terms)
     model.kl_weight = 1.0
     model.eval()
     return run
@@ -227,13 +237,16 @@ def _prepare(checkpoint: str | Path | None) -> Path | None:
     return folder
 
 
-def _save(run: Run, phases: list[Phase], generator, step: int, steps: int, held: Holdout | None) -> None:
+def _save(
+    run: Run, phases: list[Phase], generator, step: int, steps: int, held: Holdout | None, terms: tuple[str, ...]
+) -> None:
     state = {
         "version": __version__,
         "settings": run.model.settings,
         "model": run.model.state_dict(),
         "phases": [phase.state_dict() for phase in phases],
         "holdout": held.state_dict() if held else None,
+        "terms": list(terms),
         "generator": generator.get_state(),
         "torch_rng": torch.get_rng_state(),
         "step": step,
@@ -257,7 +270,7 @@ def _write(state: dict, folder: Path) -> None:
     temporary.replace(folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
 
 
-def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout | None) -> int:
+def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout | None, terms: tuple[str, ...]) -> int:
     path = run.folder / CHECKPOINT
     if not path.exists():
         return 0
@@ -268,8 +281,10 @@ def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout 
             "steps: use the same settings to resume, or another folder."
         )
     _load_weights(run.model, state["model"], path)
-    if bool(held) != bool(state["holdout"]):
-        raise ValueError(f"{path} holds a fit with another holdout: use the same to resume, or another folder.")
+    if bool(held) != bool(state["holdout"]) or list(terms) != state.get("terms", []):
+        raise ValueError(
+            f"{path} holds a fit with other terms or holdout: use the same to resume, or another folder."
+        )
     if held:
         held.load_state_dict(state["holdout"])
     for phase, saved in zip(phases, state["phases"], strict=True):

@@ -194,6 +194,7 @@ class PhysicsVAE(nn.Module):
             likelihood = self.modalities[name].likelihood(mean, shared[f"{name}_noise"])
             pixels = batch.pixels[footprints[:, 0]]
             with pyro.plate(f"{name}_footprint", len(pixels)), poutine.scale(scale=batch.scale):
+                pyro.deterministic(f"{name}_mean", mean, event_dim=2)
                 pyro.sample(name, likelihood.mask(observed.scored(pixels)).to_event(2), obs=observed.series(pixels))
 
     def guide(self, batch: Batch) -> ChainPosterior:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from inference import Run
-from inference.independence import hsic, hsic_test, independence, independence_figure
+from inference.hsic import hsic, hsic_test
+from inference.independence import independence, independence_figure
 
 
 def _pair(n, strength, seed=0):

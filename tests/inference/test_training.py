@@ -270,7 +270,7 @@ def test_an_interrupted_fit_with_pixels_held_out_continues_to_the_same_bit(build
         patch.setattr(training, "_save", killed)
         with pytest.raises(KeyboardInterrupt):
             _fit(build(), simulated, steps, checkpoint=tmp_path / "again", holdout=0.3)
-    with pytest.raises(ValueError, match="another holdout"):
+    with pytest.raises(ValueError, match="other terms or holdout"):
         _fit(build(), simulated, steps, checkpoint=tmp_path / "again")
     assert _same(_fit(build(), simulated, steps, checkpoint=tmp_path / "again", holdout=0.3), whole)
 
