@@ -1,0 +1,210 @@
+"""Is the residual apart from physics, and is it what was planted?
+
+    python benchmarks/residuals.py [--levels 0 0.5 1 2] [--rows ours fit control physics ...] [--points 400]
+        [--steps 300] [--moves 300] [--simulations 700] [--judged 200] [--draws 100] [--seed 0] [--json residuals.json]
+
+Cubes drawn from the prior of the physics with effects planted in both sensors (``residuals_plant.py``), at some levels
+of the noise; at 0 nothing is planted. A model with exclusive residuals is fitted to each, and judged by
+
+bias
+    largest absolute mean error of the posterior means of a physical variable, in its standard deviation over the
+    points (goal 0.1), and the variable;
+90 %
+    share of the truths in 90 % intervals of the physical variables, mean and range (goal 0.87-0.93);
+rmse
+    of the posterior means of the physical variables, in their standard deviations, mean;
+plant
+    share R² of the planted effect that the posterior mean of the residual recovers, optical and radar, at dates with
+    data; both less their means over the points, which noise and coefficients may take (goal 0.8 at level 1);
+probe
+    largest share R² of a physical variable that a regression finds in the residuals (goal 0.05);
+HSIC
+    least p-value of independence of both modalities (goal 0.05);
+energy
+    share of the variance of the observations that is residual, optical and radar (goal 2 % at level 0).
+withheld
+    root mean square error at observations withheld from all, in the noise's standard deviations, optical and radar.
+
+Rows: ``ours``, a fit followed by `learn_globals` and `neural_posterior`; ``fit``, the fit alone; ``+ term``, a fit
+with one of the terms of `inference.terms`; ``all terms``, and ``- term`` without one of them; ``control``, which has
+to fail: a wide residual, no term, no sensor ever hidden; ``physics``, as ``ours`` without residual.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from residuals_plant import Planted, planted, points
+
+from inference import Run, fit, learn_globals, neural_posterior, posterior
+from inference.calibration import at_pixels, coverage
+from inference.evaluation import withheld_scores
+from inference.independence import independence
+from inference.terms import TERMS
+from pi_vae import Optical, PhysicsVAE, Radar
+from pi_vae.data import withhold
+from pi_vae.physics import compile_kernels
+from pi_vae.residual import Residual
+
+WITHHELD = 0.1
+WIDE = {"s2": 0.3, "s1": 10.0}  # loadings of the control, in the units of the likelihood
+HEAD = f"{'':28}{'bias':>18}{'90 %':>18}{'rmse':>7}{'plant':>13}{'probe':>7}{'HSIC':>7}{'energy %':>13}{'withheld':>12}"
+
+
+def build(row: str) -> PhysicsVAE:
+    """The model of a row."""
+    if row == "physics":
+        return PhysicsVAE({"s2": Optical(residual=0), "s1": Radar(residual=0)})
+    model = PhysicsVAE({"s2": Optical(residual=2, transient=1), "s1": Radar(residual=2)})
+    if row == "control":
+        for name, scale in WIDE.items():
+            modality = model.modalities[name]
+            modality.residual = Residual(len(modality.channels), modality.residual.rank, scale)
+    return model
+
+
+def terms_of(row: str) -> tuple[str, ...]:
+    """The terms that a row is fitted with."""
+    if row.startswith("+ "):
+        return (row[2:],)
+    return tuple(t for t in TERMS if t != row[2:]) if row.startswith("- ") or row == "all terms" else ()
+
+
+def trained(row: str, case: Planted, options: argparse.Namespace) -> Run:
+    """The run of a row."""
+    torch.manual_seed(options.seed)
+    quiet = {"seed": options.seed, "progress": False}
+    hidden = {"hide_modality": 0.0} if row == "control" else {}
+    run = fit(
+        build(row),
+        case.cube,
+        options.steps,
+        pixels=options.pixels,
+        terms=terms_of(row),
+        device="cpu",
+        **hidden,
+        **quiet,
+    )
+    if row in ("ours", "physics"):
+        learn_globals(run, case.cube, options.moves, options.learned, **quiet)
+        neural_posterior(
+            run, case.cube, options.simulations, pixels=options.pixels, learning_rate=5e-3, device="cpu", **quiet
+        )
+    return run
+
+
+def judge(run: Run, case: Planted, options: argparse.Namespace) -> dict:
+    """All numbers of a row."""
+    tree = posterior(run, case.cube, options.draws, pixels=options.judged, seed=options.seed)
+    drawn = tree["posterior"].to_dataset()
+    truth = at_pixels(case.cube["truth"].to_dataset(), drawn)
+    names = [*run.model.dynamic, *run.model.static]
+    mean, known = drawn[names].mean(("chain", "draw")), truth[names]
+    sd = {n: float(known[n].std()) for n in names}
+    error = {n: (mean[n] - known[n]) / sd[n] for n in names}
+    bias = {n: float(e.mean()) for n, e in error.items()}
+    worst = max(bias, key=lambda n: abs(bias[n]))
+    held = coverage(drawn[names], known, levels=(0.9,))["coverage"].sel(level=0.9)
+    row = {
+        "bias": bias,
+        "worst": worst,
+        "coverage": {n: float(held.sel(variable=n)) for n in names},
+        "rmse": {n: float(np.sqrt((e**2).mean())) for n, e in error.items()},
+    }
+    scores = withheld_scores(run, case.cube, draws=64)
+    row["withheld"] = {
+        m: float(np.sqrt(np.mean((np.array(list(s["rmse"].values())) / case.noise[m]) ** 2))) for m, s in scores.items()
+    }
+    if all(m.residual is not None for m in run.model.modalities.values()):
+        row["plant"] = {name: recovered(drawn, case, name) for name in case.effect}
+        table = independence(run, case.cube, seed=options.seed)
+        row["probe"] = {k: float(table[k].max()) for k in ("linear", "nonlinear")}
+        row["p_value"] = {str(m): float(table["p_value"].sel(modality=m)) for m in table.modality.values}
+        row["energy"] = {str(m): float(table["energy"].sel(modality=m)) for m in table.modality.values}
+    return row
+
+
+def recovered(drawn: xr.Dataset, case: Planted, name: str) -> float | None:
+    """Share of a planted effect that the posterior mean of the residual recovers; none where nothing is planted."""
+    node = case.cube[name].to_dataset()
+    pixels = drawn["row"].values
+    effect = xr.DataArray(case.effect[name][..., pixels], dims=("time", "channel", "pixel"))
+    if not float(np.abs(effect).max()):
+        return None
+    found = drawn[f"residual_{name}"].mean(("chain", "draw")).sel(time=node.time.values)
+    found = found.rename({f"{name}_channel": "channel"}).transpose("time", "channel", "pixel").values
+    seen = (node.valid & ~node.withheld).transpose("time", "point").values[:, pixels][:, None]
+    weight = np.broadcast_to(seen, found.shape) / case.noise[name][None, :, None] ** 2
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        return values - (weight * values).sum((0, 2), keepdims=True) / weight.sum((0, 2), keepdims=True)
+
+    error, whole = centred(found - effect.values), centred(effect.values)
+    return float(1 - (weight * error**2).sum() / (weight * whole**2).sum())
+
+
+def show(label: str, row: dict) -> None:
+    """A line of the table."""
+    held = list(row["coverage"].values())
+    cells = f"{label:28}{row['worst']:>12}{row['bias'][row['worst']]:6.2f}"
+    cells += f"{np.mean(held):7.2f} {min(held):5.2f}-{max(held):4.2f}{np.mean(list(row['rmse'].values())):7.2f}"
+    if "plant" in row:
+        cells += "".join(
+            f"{'-' if r is None else format(r, '.2f'):>6}" for r in (row["plant"][m] for m in ("s2", "s1"))
+        )
+        cells += f" {max(row['probe'].values()):7.2f}{min(row['p_value'].values()):7.3f}"
+        cells += "".join(f"{100 * row['energy'][m]:6.1f}" for m in ("s2", "s1")) + " "
+    else:
+        cells += 40 * " "
+    cells += "".join(f"{row['withheld'][m]:6.2f}" for m in ("s2", "s1"))
+    print(f"{cells}   {row['seconds']:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ablations = ["all terms", *(f"- {t}" for t in TERMS), *(f"+ {t}" for t in TERMS)]
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
+    parser.add_argument("--rows", nargs="+", default=["ours", "fit", "physics", "control"], help="or 'ablation'")
+    parser.add_argument("--points", type=int, default=400)
+    parser.add_argument("--optical-days", type=int, default=10)
+    parser.add_argument("--radar-days", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=300, help="of the fit")
+    parser.add_argument("--moves", type=int, default=300, help="of the chains that global latents learn from")
+    parser.add_argument("--learned", type=int, default=64, help="points with such a chain")
+    parser.add_argument("--simulations", type=int, default=700, help="steps on simulations")
+    parser.add_argument("--pixels", type=int, default=128, help="series a step")
+    parser.add_argument("--judged", type=int, default=200, help="points")
+    parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path("residuals.json"))
+    options = parser.parse_args()
+    rows = [r for name in options.rows for r in (ablations if name == "ablation" else [name])]
+    odd = [r for r in rows if r not in ("ours", "fit", "physics", "control", *ablations)]
+    if odd:
+        parser.error(f"there is no row {odd[0]!r}")
+    compile_kernels()
+    results: dict[str, dict] = {}
+    for level in options.levels:
+        torch.manual_seed(options.seed)
+        empty = points(options.points, options.optical_days, options.radar_days, 0.3, options.seed)
+        case = planted(build("physics"), empty, level, options.seed)
+        case.cube = withhold(case.cube, WITHHELD, seed=options.seed + 1)  # not the stream of the clouds
+        print(f"\nplanted at {level:g} times the noise\n{HEAD}", flush=True)
+        for name in rows:
+            start = time.perf_counter()
+            run = trained(name, case, options)
+            seconds = time.perf_counter() - start
+            row = judge(run, case, options) | {"seconds": seconds}
+            results.setdefault(f"{level:g}", {})[name] = row
+            options.json.write_text(json.dumps(results, indent=1))
+            show(name, row)
+
+
+if __name__ == "__main__":
+    main()
