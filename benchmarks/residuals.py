@@ -22,12 +22,17 @@ HSIC
     least p-value of independence of both modalities (goal 0.05);
 energy
     share of the variance of the observations that is residual, optical and radar (goal 2 % at level 0).
+told
+    largest share R² of the yearly mean of a true variable that a regression finds in the yearly means of the residual;
+    for peers too, whose latents have no posterior;
 withheld
-    root mean square error at observations withheld from all, in the noise's standard deviations, optical and radar.
+    root mean square error at observations withheld from all, in the noise's scales, optical and radar.
 
 Rows: ``ours``, a fit followed by `learn_globals` and `neural_posterior`; ``fit``, the fit alone; ``+ term``, a fit
 with one of the terms of `inference.terms`; ``all terms``, and ``- term`` without one of them; ``control``, which has
-to fail: a wide residual, no term, no sensor ever hidden; ``physics``, as ``ours`` without residual.
+to fail: a wide residual, no term, no sensor ever hidden; ``physics``, as ``ours`` without residual; and the peers of
+``residuals_peers.py`` (one needs ``multivae``). Variables of peers without physics are what ridge regression on
+their shared latents finds of the truth, in points that were left out: they are told the answer for the others.
 """
 
 from __future__ import annotations
@@ -40,7 +45,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from residuals_peers import PEERS, peer
 from residuals_plant import Planted, planted, points
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import r2_score
+from sklearn.model_selection import cross_val_predict
 
 from inference import Run, fit, learn_globals, neural_posterior, posterior
 from inference.calibration import at_pixels, coverage
@@ -49,12 +59,17 @@ from inference.independence import independence
 from inference.terms import TERMS
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import withhold
+from pi_vae.data.batches import CubeTensors
 from pi_vae.physics import compile_kernels
 from pi_vae.residual import Residual
 
+MAIN = ("ours", "fit", "control", "physics", *PEERS)
 WITHHELD = 0.1
 WIDE = {"s2": 0.3, "s1": 10.0}  # loadings of the control, in the units of the likelihood
-HEAD = f"{'':28}{'bias':>18}{'90 %':>18}{'rmse':>7}{'plant':>13}{'probe':>7}{'HSIC':>7}{'energy %':>13}{'withheld':>12}"
+HEAD = (
+    f"{'':24}{'bias':>22}{'90 %':>18}{'rmse':>7}{'plant':>14}{'probe':>7}{'told':>7}{'HSIC':>7}{'energy %':>14}"
+    f"{'withheld':>12}"
+)
 
 
 def build(row: str) -> PhysicsVAE:
@@ -121,8 +136,11 @@ def judge(run: Run, case: Planted, options: argparse.Namespace) -> dict:
     row["withheld"] = {
         m: float(np.sqrt(np.mean((np.array(list(s["rmse"].values())) / case.noise[m]) ** 2))) for m, s in scores.items()
     }
+    yearly = {n: known[n].mean("time").values if "time" in known[n].dims else known[n].values for n in names}
     if all(m.residual is not None for m in run.model.modalities.values()):
-        row["plant"] = {name: recovered(drawn, case, name) for name in case.effect}
+        said = {m: drawn[f"residual_{m}"].mean(("chain", "draw")) for m in case.effect}
+        row["plant"] = {m: recovered(on_dates(said[m], case, m), drawn["row"].values, case, m) for m in case.effect}
+        row["told"] = told({m: s.mean("time").values for m, s in said.items()}, yearly)
         table = independence(run, case.cube, seed=options.seed)
         row["probe"] = {k: float(table[k].max()) for k in ("linear", "nonlinear")}
         row["p_value"] = {str(m): float(table["p_value"].sel(modality=m)) for m in table.modality.values}
@@ -130,47 +148,93 @@ def judge(run: Run, case: Planted, options: argparse.Namespace) -> dict:
     return row
 
 
-def recovered(drawn: xr.Dataset, case: Planted, name: str) -> float | None:
-    """Share of a planted effect that the posterior mean of the residual recovers; none where nothing is planted."""
-    node = case.cube[name].to_dataset()
-    pixels = drawn["row"].values
-    effect = xr.DataArray(case.effect[name][..., pixels], dims=("time", "channel", "pixel"))
-    if not float(np.abs(effect).max()):
+def on_dates(said: xr.DataArray, case: Planted, name: str) -> np.ndarray:
+    """`[T_m, C, point]` a residual at the dates of its modality."""
+    said = said.sel(time=case.cube[name].time.values)
+    return said.transpose("time", f"{name}_channel", "pixel").values
+
+
+def recovered(found: np.ndarray, pixels: np.ndarray, case: Planted, name: str) -> float | None:
+    """Share of a planted effect that a residual `[T_m, C, point]` recovers; none where nothing is planted."""
+    node, effect = case.cube[name].to_dataset(), case.effect[name][..., pixels]
+    if not np.abs(effect).max():
         return None
-    found = drawn[f"residual_{name}"].mean(("chain", "draw")).sel(time=node.time.values)
-    found = found.rename({f"{name}_channel": "channel"}).transpose("time", "channel", "pixel").values
     seen = (node.valid & ~node.withheld).transpose("time", "point").values[:, pixels][:, None]
     weight = np.broadcast_to(seen, found.shape) / case.noise[name][None, :, None] ** 2
 
     def centred(values: np.ndarray) -> np.ndarray:
         return values - (weight * values).sum((0, 2), keepdims=True) / weight.sum((0, 2), keepdims=True)
 
-    error, whole = centred(found - effect.values), centred(effect.values)
-    return float(1 - (weight * error**2).sum() / (weight * whole**2).sum())
+    return float(1 - (weight * centred(found - effect) ** 2).sum() / (weight * centred(effect) ** 2).sum())
+
+
+def told(residual: dict[str, np.ndarray], yearly: dict[str, np.ndarray]) -> float:
+    """Largest share of a variable's yearly mean `[point]` that a regression finds in residuals `[point, K]`."""
+    found = [
+        r2_score(y, cross_val_predict(HistGradientBoostingRegressor(max_iter=60, max_depth=4), x, y, cv=5))
+        for x in residual.values()
+        for y in yearly.values()
+    ]
+    return float(max(found))
+
+
+def judge_peer(name: str, case: Planted, options: argparse.Namespace) -> dict:
+    """Those numbers that a peer has."""
+    model = build("physics")
+    found = peer(name, model, case.cube, case.noise, options.peer_steps, options.seed)
+    truth = case.cube["truth"].to_dataset()
+    names = [*model.dynamic, *model.static]
+    fields = {n: truth[n].transpose("y", "x", ...).values[:, 0].reshape(truth.sizes["y"], -1) for n in names}
+    yearly = {n: f.mean(1) for n, f in fields.items()}
+    if found.variables is None:
+        ridge = RidgeCV(np.logspace(-3, 3, 13))
+        guessed = {n: cross_val_predict(ridge, found.shared, f, cv=5) for n, f in fields.items()}
+    else:
+        guessed = found.variables
+    error = {n: (guessed[n].reshape(fields[n].shape) - fields[n]) / fields[n].std() for n in names}
+    bias = {n: float(e.mean()) for n, e in error.items()}
+    row = {"bias": bias, "worst": max(bias, key=lambda n: abs(bias[n]))}
+    row["rmse"] = {n: float(np.sqrt((e**2).mean())) for n, e in error.items()}
+    channels = {m: o.channels for m, o in model.modalities.items()}
+    data = CubeTensors.read(case.cube, channels, score_withheld=True).modalities
+    row["withheld"] = {}
+    for m, series in found.series.items():
+        hidden = (data[m].valid & ~data[m].seen)[0, ..., 0].T.numpy()
+        difference = (series - data[m].values[0, ..., 0].permute(2, 0, 1).numpy()) / case.noise[m]
+        row["withheld"][m] = float(np.sqrt((difference[hidden] ** 2).mean()))
+    if found.private:
+        row["told"] = told(found.private, yearly)
+    if found.residual:
+        everywhere = np.arange(truth.sizes["y"])
+        shaped = {m: r.transpose(1, 2, 0) for m, r in found.residual.items()}
+        row["plant"] = {m: recovered(r, everywhere, case, m) for m, r in shaped.items()}
+    return row
 
 
 def show(label: str, row: dict) -> None:
     """A line of the table."""
-    held = list(row["coverage"].values())
-    cells = f"{label:28}{row['worst']:>12}{row['bias'][row['worst']]:6.2f}"
-    cells += f"{np.mean(held):7.2f} {min(held):5.2f}-{max(held):4.2f}{np.mean(list(row['rmse'].values())):7.2f}"
-    if "plant" in row:
-        cells += "".join(
-            f"{'-' if r is None else format(r, '.2f'):>6}" for r in (row["plant"][m] for m in ("s2", "s1"))
-        )
-        cells += f" {max(row['probe'].values()):7.2f}{min(row['p_value'].values()):7.3f}"
-        cells += "".join(f"{100 * row['energy'][m]:6.1f}" for m in ("s2", "s1")) + " "
-    else:
-        cells += 40 * " "
-    cells += "".join(f"{row['withheld'][m]:6.2f}" for m in ("s2", "s1"))
-    print(f"{cells}   {row['seconds']:.0f} s", flush=True)
+
+    def two(key: str, width: int, digits: int = 2, factor: float = 1.0) -> str:
+        values = [row.get(key, {}).get(m) for m in ("s2", "s1")]
+        return "".join(f"{'-' if v is None else format(factor * v, f'.{digits}f'):>{width}}" for v in values)
+
+    def one(value: float | None, digits: int = 2) -> str:
+        return f"{'-' if value is None else format(value, f'.{digits}f'):>7}"
+
+    held = list(row.get("coverage", {}).values())
+    cells = f"{label:24}{row['worst']:>16}{row['bias'][row['worst']]:6.2f}"
+    cells += f"{np.mean(held):7.2f} {min(held):5.2f}-{max(held):4.2f}" if held else f"{'-':>18}"
+    cells += f"{np.mean(list(row['rmse'].values())):7.2f}{two('plant', 7)}"
+    cells += one(max(row["probe"].values()) if "probe" in row else None) + one(row.get("told"))
+    cells += one(min(row["p_value"].values()) if "p_value" in row else None, 3)
+    print(f"{cells}{two('energy', 7, 1, 100.0)}{two('withheld', 6)}   {row['seconds']:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ablations = ["all terms", *(f"- {t}" for t in TERMS), *(f"+ {t}" for t in TERMS)]
     parser.add_argument("--levels", type=float, nargs="+", default=[0.0, 0.5, 1.0, 2.0])
-    parser.add_argument("--rows", nargs="+", default=["ours", "fit", "physics", "control"], help="or 'ablation'")
+    parser.add_argument("--rows", nargs="+", default=list(MAIN), help="or 'ablation'")
     parser.add_argument("--points", type=int, default=400)
     parser.add_argument("--optical-days", type=int, default=10)
     parser.add_argument("--radar-days", type=int, default=6)
@@ -178,6 +242,7 @@ def main() -> None:
     parser.add_argument("--moves", type=int, default=300, help="of the chains that global latents learn from")
     parser.add_argument("--learned", type=int, default=64, help="points with such a chain")
     parser.add_argument("--simulations", type=int, default=700, help="steps on simulations")
+    parser.add_argument("--peer-steps", type=int, default=2000)
     parser.add_argument("--pixels", type=int, default=128, help="series a step")
     parser.add_argument("--judged", type=int, default=200, help="points")
     parser.add_argument("--draws", type=int, default=100)
@@ -185,7 +250,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("residuals.json"))
     options = parser.parse_args()
     rows = [r for name in options.rows for r in (ablations if name == "ablation" else [name])]
-    odd = [r for r in rows if r not in ("ours", "fit", "physics", "control", *ablations)]
+    odd = [r for r in rows if r not in (*MAIN, *ablations)]
     if odd:
         parser.error(f"there is no row {odd[0]!r}")
     compile_kernels()
@@ -198,9 +263,12 @@ def main() -> None:
         print(f"\nplanted at {level:g} times the noise\n{HEAD}", flush=True)
         for name in rows:
             start = time.perf_counter()
-            run = trained(name, case, options)
-            seconds = time.perf_counter() - start
-            row = judge(run, case, options) | {"seconds": seconds}
+            if name in PEERS:
+                row = judge_peer(name, case, options) | {"seconds": time.perf_counter() - start}
+            else:
+                run = trained(name, case, options)
+                seconds = time.perf_counter() - start
+                row = judge(run, case, options) | {"seconds": seconds}
             results.setdefault(f"{level:g}", {})[name] = row
             options.json.write_text(json.dumps(results, indent=1))
             show(name, row)

@@ -282,9 +282,7 @@ def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout 
         )
     _load_weights(run.model, state["model"], path)
     if bool(held) != bool(state["holdout"]) or list(terms) != state.get("terms", []):
-        raise ValueError(
-            f"{path} holds a fit with other terms or holdout: use the same to resume, or another folder."
-        )
+        raise ValueError(f"{path} holds a fit with other terms or holdout: use the same to resume, or another folder.")
     if held:
         held.load_state_dict(state["holdout"])
     for phase, saved in zip(phases, state["phases"], strict=True):
