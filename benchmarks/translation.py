@@ -1,8 +1,8 @@
 """From radar to optical series, gaps of optical series, leaf area by either sensor, and crop type from the latents.
 
     python benchmarks/translation.py [--data ../shared/data] [--sets france flanders global patch]
-        [--splits pixel region] [--tasks translate gaps coherence probe] [--steps 800] [--course 4]
-        [--holdout 0.15] [--points 500] [--pixels 128] [--modality 0.3] [--draws 200] [--seed 0]
+        [--splits pixel region] [--tasks translate gaps coherence probe] [--steps 300] [--distilled 1000]
+        [--course 4] [--holdout 0.15] [--points 500] [--pixels 128] [--modality 0.3] [--draws 200] [--seed 0]
         [--json translation.json]
 
 Needs ``pyarrow``; the sets, and what is split how, are those of ``translation_data.py``. One model is fitted for every
@@ -15,7 +15,8 @@ lowest RMSE of any peer, chosen for every channel by itself and in hindsight.
 
 pi_vae
     `PhysicsVAE` with a common course, fitted with one of the sensors hidden from the encoder in a share of the series
-    (``--modality``) and some of the training pixels held out to judge it (``--holdout``), and `inference.translate`;
+    (``--modality``) and some of the training pixels held out to judge it (``--holdout``), then `inference.distil`, and
+    `inference.translate`;
 climatology
     the training pixels' mean of the date;
 ridge, forest
@@ -82,7 +83,7 @@ from translation_gp import gaussian
 from translation_peers import Prediction
 from translation_probe import probe_rows
 
-from inference import fit, translate
+from inference import distil, fit, translate
 from inference.calibration import crps
 from inference.training import Run
 from pi_vae import Optical, PhysicsVAE, Radar
@@ -112,17 +113,17 @@ def fitted(part: Split, options: argparse.Namespace) -> Run:
     """Our model, fitted to the training pixels."""
     torch.manual_seed(options.seed)
     model = PhysicsVAE({"s2": Optical(bands=part.scene.bands), "s1": Radar()}, course=options.course)
-    return fit(
+    cube, settings = part.training_cube(), {"seed": options.seed, "holdout": options.holdout, "device": "cpu"}
+    run = fit(
         model,
-        part.training_cube(),
-        steps=options.steps,
+        cube,
+        options.steps,
         pixels=options.pixels,
-        seed=options.seed,
         hide_modality=options.modality,
-        holdout=options.holdout,
-        device="cpu",
         progress=False,
+        **settings,
     )
+    return distil(run, cube, options.distilled, progress=False, **settings) if options.distilled else run
 
 
 def ours(run: Run, part: Split, cube: xr.DataTree, source: list[str], options: argparse.Namespace) -> Prediction:
@@ -331,7 +332,8 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--splits", nargs="+", choices=("pixel", "region"), default=["pixel", "region"])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--steps", type=int, default=800, help="of every fit")
+    parser.add_argument("--steps", type=int, default=300, help="of every fit")
+    parser.add_argument("--distilled", type=int, default=1000, help="steps of distillation after it; 0 for none")
     parser.add_argument("--course", type=int, default=4, help="harmonics of the course that all pixels share")
     parser.add_argument("--holdout", type=float, default=0.15, help="of the training pixels, for weights that keep")
     parser.add_argument("--points", type=int, default=500, help="at most so many of every set")

@@ -1,6 +1,7 @@
 """What one does with a model: fit it, read its posterior, map it, discover what it misses."""
 
 from inference.discovery import Template, couple, discover
+from inference.distillation import distil
 from inference.embedding import embed
 from inference.evaluation import withheld_scores
 from inference.independence import independence
@@ -16,6 +17,7 @@ __all__ = [
     "Template",
     "couple",
     "discover",
+    "distil",
     "embed",
     "export_geotiff",
     "fit",

@@ -47,7 +47,7 @@ def distil(
     patch_size: int = 24,
     pixels: int = 384,
     learning_rate: float = 3e-3,
-    hide_modality: float = 0.7,
+    hide_modality: float = 0.5,
     holdout: float = 0.15,
     progress: bool = True,
 ) -> Run:
