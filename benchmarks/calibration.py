@@ -103,7 +103,7 @@ def global_errors(model: PhysicsVAE, truth: xr.Dataset) -> dict[str, float]:
     """Root mean square of the log ratio of posterior medians to what the cube was drawn with, of what is positive."""
     errors = {}
     for site, q in model.globals("posterior").items():
-        if "loading" not in site:
+        if site in model.global_latents:
             found = q.base_dist.loc.detach().numpy()
             errors[site] = float(np.sqrt(((found - np.log(truth[f"global_{site}"].values)) ** 2).mean()))
     return errors

@@ -167,6 +167,7 @@ def season(
     transient = (direction * np.sqrt(size))[:, -TRANSIENT:]
     lasting = sd * np.array([[band in region for region in REGIONS[:rank]] for band in BANDS])
     shared["s2_loading"] = torch.from_numpy(np.concatenate([lasting.reshape(len(BANDS), rank), transient], 1)).float()
+    shared["s2_relevance"] = torch.ones(rank + TRANSIENT)
     shared["s2_noise"] = torch.full((len(BANDS),), WHITE)
     with seeded(0):
         target = WhitenedPosterior(model, batch, shared)

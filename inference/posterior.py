@@ -199,7 +199,12 @@ def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str
     if kind == "noise":
         return channel, {"units": modality.unit}
     process = {f"{name}_process": list(range(modality.residual.rank))}
-    return (channel | process, {"units": modality.unit}) if kind == "loading" else (process, attrs)
+    if kind == "network":
+        hidden = list(range(modality.residual.network.loc.shape[1]))
+        return {f"{name}_layer": ["in", "out"], f"{name}_hidden": hidden} | process, attrs
+    if kind == "relevance":
+        return process, {"units": modality.unit}
+    return (channel | process, attrs) if kind == "loading" else (process, attrs)
 
 
 DRIVER_UNITS = {"air_temperature": "K", "precipitation": "mm"}

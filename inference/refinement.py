@@ -229,7 +229,9 @@ class WhitenedPosterior:
         for site in self.factors:
             if site == f"residual_{name}":
                 mean = mean + model.residual(name, latents, self.shared)[..., index, :]
-                part = torch.einsum("ck,ktj->tckj", self.shared[f"{name}_loading"], rows[site]).flatten(-2)
+                # Of a decoder with a network, the linear part: a metric does not have to be exact.
+                loading = self.shared[f"{name}_relevance"] * self.shared[f"{name}_loading"]
+                part = torch.einsum("ck,ktj->tckj", loading, rows[site]).flatten(-2)
                 columns[site] = part.expand(pixels, -1, -1, -1)
             elif site != "dynamic":
                 columns[site] = mean.new_zeros(*mean.shape, self.sizes[site])

@@ -12,8 +12,8 @@ with falling steps (Delyon, Lavielle & Moulines 1999, Annals of Statistics 27, 9
 Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131).
 
 That objective takes the latents for known, and so its :math:`q(\theta)` is far too sure where observations say little
-of a process. In the end the spread of the positive global latents (all but loadings and common course) is set anew.
-The information of :math:`n` pixels is that of their scores,
+of a process. In the end the spread of the positive global latents (not of loadings, networks and common course) is set
+anew. The information of :math:`n` pixels is that of their scores,
 
 .. math:: J = \sum_i (s_i - \bar s)(s_i - \bar s)^T, \qquad
           s_i = E_{p(z_i \mid y_i, \theta)}\left[\nabla_{\log\theta} \log p(y_i, z_i \mid \theta)\right],

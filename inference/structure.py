@@ -41,7 +41,9 @@ def residual_structure(
         seed: of draws and permutations.
 
     Returns:
-        Dataset over ``modality`` and ``process`` (1 to the largest rank; NaN beyond that of a modality): ``energy``,
+        Dataset over ``modality`` and ``process`` (1 to the largest rank; NaN beyond that of a modality): ``strength``,
+        what the process adds (`pi_vae.residual.Residual.strength`) in units of the noise, root mean square over
+        channels; what its relevance has shrunk below a tenth is none by the prior's own judgement; ``energy``,
         the share of the variance of the observations that the process says of itself; ``predicted``, the share
         :math:`R_k^2` of what is left; ``null``, the largest share of a permutation in twenty; ``p_value`` (one is the
         least of all permutations), and ``structured``: predicted is above 0 and the p-value, times the number of
@@ -63,7 +65,7 @@ def residual_structure(
     most = max(parts["process"].shape[1] for parts in found.values())
     rows: dict[str, list[np.ndarray]] = {}
     for parts in found.values():
-        row = _judge(parts, permutations, rng)
+        row = {"strength": parts.pop("strength")} | _judge(parts, permutations, rng)
         for key, values in row.items():
             rows.setdefault(key, []).append(np.pad(values, (0, most - len(values)), constant_values=np.nan))
     arrays = {key: (("modality", "process"), np.stack(values)) for key, values in rows.items()}
@@ -84,13 +86,12 @@ def prune(run: Run, table: xr.Dataset) -> list[str]:
         What was silenced, such as ``["s1 residual 2"]``.
     """
     silenced = []
-    with torch.no_grad():
-        for name in table.modality.values:
-            residual = run.model.modalities[str(name)].residual
-            for k in range(residual.rank):
-                if not bool(table["structured"].sel(modality=name, process=k + 1)):
-                    residual.relative_loading[:, k] = 0.0
-                    silenced.append(f"{name} residual {k + 1}")
+    for name in table.modality.values:
+        residual = run.model.modalities[str(name)].residual
+        for k in range(residual.rank):
+            if not bool(table["structured"].sel(modality=name, process=k + 1)):
+                residual.silence(k)
+                silenced.append(f"{name} residual {k + 1}")
     keep_weights(run)
     return silenced
 
@@ -105,11 +106,12 @@ def _withheld(run: Run, data: CubeTensors, name: str, draws: int) -> dict[str, n
         for group in groups(model, batch, draws):
             share = len(group.latents.static) / draws
             mean = model.expected(name, group.latents, batch, group.shared, residual=False).mean(0)
-            latents = group.latents.residual[name].mean(0)[..., observed.index]
+            parts_of = {kind: group.shared.get(f"{name}_{kind}") for kind in ("loading", "relevance", "network")}
+            features = modality.residual.features(group.latents.residual[name], parts_of["network"])
+            features = features.mean(0)[..., observed.index]
             physics = physics + share * mean[members].mean(1)
-            process = process + share * torch.einsum(
-                "mkt,ck->mtkc", latents[members].mean(1), modality.residual.loading
-            )
+            loading = parts_of["relevance"] * parts_of["loading"]
+            process = process + share * torch.einsum("mkt,ck->mtkc", features[members].mean(1), loading)
         first = batch.pixels[members[:, 0]]
         hidden = observed.mask(first, "valid") & ~observed.mask(first)
         kept = {"left": (observed.series(first) - physics)[hidden], "process": process[hidden]}
@@ -117,6 +119,7 @@ def _withheld(run: Run, data: CubeTensors, name: str, draws: int) -> dict[str, n
         for key, value in kept.items():
             parts.setdefault(key, []).append(value[..., given] if key != "date" else value)
     joined = {key: torch.cat(values).numpy() for key, values in parts.items()}
+    joined["strength"] = (modality.residual.strength / modality.noise.median.square().mean().sqrt()).detach().numpy()
     if not len(joined["date"]):
         raise ValueError(
             f"Node {name!r} of the cube has no withheld observation to predict: mark some with pi_vae.data.withhold "

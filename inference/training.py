@@ -219,8 +219,8 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     readers = [reader for name, reader in model.encoder.readers.items() if name != "dynamic"]
     later = {id(p) for reader in model.encoder.readers.values() for p in reader.caution.parameters()}
     fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters() if id(p) not in later]
-    loadings = [residual.relative_loading for residual in residuals]
-    loadings += list(model.course.parameters()) if model.course is not None else []
+    parts = [part for r in residuals for part in (r.loading, r.relevance, r.network)] + [model.course]
+    loadings = [p for part in parts if part is not None for p in part.parameters()]
     apart = later | {id(p) for p in (*slow, *fast, *loadings)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
     factors = ((others, 1.0), (slow, 0.05), (fast, 1.6), (loadings, 4.0))

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import math
 
-import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from pi_vae.priors import NormalLatents
 from pi_vae.season import YEAR
 
 __all__ = ["CommonCourse"]
@@ -31,43 +31,33 @@ __all__ = ["CommonCourse"]
 SPREAD = 0.5
 
 
-class CommonCourse(nn.Module):
+class CommonCourse(NormalLatents):
     """Mean of the latent processes, common to all pixels, with normal prior and mean-field posterior.
 
     Args:
         variables: number `V` of processes.
-        harmonics: `K` of the year.
+        harmonics: `K` of the year; there are `1 + 2 K` coefficients of every process.
 
     Raises:
         ValueError: no harmonic.
     """
 
     def __init__(self, variables: int, harmonics: int) -> None:
-        super().__init__()
         if harmonics < 1:
             raise ValueError(f"The common course has {harmonics} harmonics: give 1 or more, or course=0 for none.")
         order = torch.arange(1, harmonics + 1, dtype=torch.get_default_dtype()).repeat_interleave(2)
-        self.register_buffer("prior_scale", SPREAD / torch.cat([torch.ones(1), order]))
-        self.loc = nn.Parameter(torch.zeros(variables, 1 + 2 * harmonics))
-        self.log_scale = nn.Parameter(torch.full_like(self.loc, math.log(0.05)))
+        super().__init__(torch.zeros(variables, 1 + 2 * harmonics), SPREAD / torch.cat([torch.ones(1), order]))
+        self.harmonics = harmonics
 
     @property
     def terms(self) -> list[str]:
         """Names of the coefficients of a process, in order."""
-        orders = range(1, len(self.prior_scale) // 2 + 1)
+        orders = range(1, self.harmonics + 1)
         return ["constant", *(f"{part} {k}" for k in orders for part in ("cosine", "sine"))]
-
-    def prior(self) -> dist.TorchDistribution:
-        """Prior of the coefficients, event shape `[V, 1 + 2 K]`."""
-        return dist.Normal(torch.zeros_like(self.loc), self.prior_scale.expand_as(self.loc)).to_event(2)
-
-    def posterior(self) -> dist.TorchDistribution:
-        """Variational posterior of the coefficients, event shape `[V, 1 + 2 K]`."""
-        return dist.Normal(self.loc, self.log_scale.exp()).to_event(2)
 
     def forward(self, coefficients: Tensor, dates: Tensor) -> Tensor:
         """`[V, T]` mean at `[T]` dates (days since 1970-01-01)."""
-        orders = torch.arange(1, len(self.prior_scale) // 2 + 1, device=dates.device)
+        orders = torch.arange(1, self.harmonics + 1, device=dates.device)
         phase = (2 * math.pi / YEAR) * dates.double() * orders.unsqueeze(-1)
         waves = torch.stack([phase.cos(), phase.sin()], 1).flatten(0, 1).to(coefficients.dtype)
         return coefficients[..., 0:1] + coefficients[..., 1:] @ waves

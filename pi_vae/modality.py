@@ -103,6 +103,7 @@ class Optical(Modality):
         transient: rank of the part of the residual that is new at every date and common to its bands (haze, adjacency,
             thin cloud, anisotropy), 0 for none; repeated observations of a field differ by 0.03 to 0.05 in this way.
         kernel: of the residual, see `TemporalGP`.
+        network: hidden units of the residual's decoder, 0 for a linear one.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Optical(Modality):
         degrees_of_freedom: float = 3.0,
         transient: int = 0,
         kernel: str = "matern32",
+        network: int = 0,
     ) -> None:
         bands = tuple(str(band) for band in bands)
         super().__init__(
@@ -122,13 +124,16 @@ class Optical(Modality):
             ("sza", "vza", "raa"),
             {},
             noise=0.015,
-            residual=Residual(len(bands), residual, 0.01, kernel=kernel, transient=transient, transient_scale=0.03)
+            residual=Residual(
+                len(bands), residual, 0.01, kernel=kernel, transient=transient, transient_scale=0.03, network=network
+            )
             if residual or transient
             else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {"bands": list(bands), "sensor": sensor, "nodes": nodes, "residual": residual}
-        self.settings |= {"degrees_of_freedom": degrees_of_freedom, "transient": transient, "kernel": kernel}
+        self.settings |= {"degrees_of_freedom": degrees_of_freedom, "transient": transient}
+        self.settings |= {"kernel": kernel, "network": network}
 
 
 class Radar(Modality):
@@ -143,12 +148,18 @@ class Radar(Modality):
         residual: rank of the exclusive residual, 0 for none.
         degrees_of_freedom: of the Student-t likelihood.
         kernel: of the residual, see `TemporalGP`.
+        network: hidden units of the residual's decoder, 0 for a linear one.
     """
 
     unit = "dB"
 
     def __init__(
-        self, soil: str = "oh2004", residual: int = 2, degrees_of_freedom: float = 30.0, kernel: str = "matern32"
+        self,
+        soil: str = "oh2004",
+        residual: int = 2,
+        degrees_of_freedom: float = 30.0,
+        kernel: str = "matern32",
+        network: int = 0,
     ) -> None:
         super().__init__(
             WaterCloud(soil=soil),
@@ -156,7 +167,7 @@ class Radar(Modality):
             ("incidence",),
             {"a_vv": 0.03, "a_vh": 0.006, "b_vv": 0.12, "b_vh": 0.12},
             noise=1.0,
-            residual=Residual(2, residual, scale=1.0, kernel=kernel) if residual else None,
+            residual=Residual(2, residual, 1.0, kernel=kernel, network=network) if residual else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {
@@ -164,6 +175,7 @@ class Radar(Modality):
             "residual": residual,
             "degrees_of_freedom": degrees_of_freedom,
             "kernel": kernel,
+            "network": network,
         }
 
     def to_likelihood(self, signal: Tensor) -> Tensor:

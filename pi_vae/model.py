@@ -31,6 +31,7 @@ from pi_vae.encoders import FusionEncoder, Sites
 from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
 from pi_vae.priors import GlobalLatents, Marginals, TemporalGP
+from pi_vae.residual import Residual
 from pi_vae.season import SeasonalMean
 from pi_vae.variables import Variable, changed, lookup
 
@@ -310,7 +311,8 @@ class PhysicsVAE(nn.Module):
 
     def residual(self, name: str, latents: Latents, shared: Mapping[str, Tensor]) -> Tensor:
         """Contribution of a modality's exclusive residual at the union dates, `[..., T, C]`."""
-        return self.modalities[name].residual.contribution(latents.residual[name], shared[f"{name}_loading"])
+        parts = (shared.get(f"{name}_{kind}") for kind in ("loading", "relevance", "network"))
+        return self.modalities[name].residual.contribution(latents.residual[name], *parts)
 
     def draw_globals(self, which: str = "posterior") -> dict[str, Tensor]:
         """One draw of the global latents from their ``"posterior"`` or ``"prior"``, by site name."""
@@ -319,13 +321,13 @@ class PhysicsVAE(nn.Module):
     def median_globals(self) -> dict[str, Tensor]:
         """Posterior medians of the global latents, by site name."""
         return {
-            site: d.base_dist.loc.exp() if site in self.global_latents else d.v if isinstance(d, dist.Delta) else d.mean
+            site: d.base_dist.loc.exp() if site in self.global_latents else d.mean
             for site, d in self.globals("posterior").items()
         }
 
     @property
     def global_latents(self) -> dict[str, GlobalLatents]:
-        """The positive global latents by site name: all but the common course and the loadings of residuals."""
+        """The positive global latents by site name: not common course, loadings and networks."""
         sites = {"lengthscale": self.lengthscale, "static_odds": self.static_odds}
         for name, modality in self.modalities.items():
             sites[f"{name}_noise"] = modality.noise
@@ -334,16 +336,23 @@ class PhysicsVAE(nn.Module):
             if modality.residual is not None:
                 sites[f"{name}_lengthscale"] = modality.residual.lengthscale
                 sites[f"{name}_static_odds"] = modality.residual.static_odds
-        return sites
+        return sites | {f"{name}_relevance": r.relevance for name, r in self._residuals.items()}
 
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
-        sites = {}
+        sites, residuals = {}, self._residuals
         for site, latents in self.global_latents.items():
             sites[site] = getattr(latents, which)()
             name = site.removesuffix("_static_odds")
-            if name in self.modalities:  # the last of a residual; the order decides what a seed draws
-                sites[f"{name}_loading"] = getattr(self.modalities[name].residual, f"loading_{which}")()
+            if name in residuals:  # the last of a residual but one; the order decides what a seed draws
+                sites[f"{name}_loading"] = getattr(residuals[name].loading, which)()
+        for name, residual in residuals.items():
+            if residual.network is not None:
+                sites[f"{name}_network"] = getattr(residual.network, which)()
         if self.course is not None:
             sites["course"] = getattr(self.course, which)()
         return sites
+
+    @property
+    def _residuals(self) -> dict[str, Residual]:
+        return {name: m.residual for name, m in self.modalities.items() if m.residual is not None}

@@ -1,13 +1,20 @@
 r"""Exclusive residuals: what one sensor sees and its physics does not say.
 
 Modality `m` has `K` latent processes of its own, :math:`r(\cdot) \sim GP(0, k)` (partly static: a roof stays a
-roof), and a linear decoder,
+roof), and a decoder of low rank,
 
-.. math:: \Delta_m(t) = W r(t), \qquad W_{ck} \sim N(0, s^2),
+.. math:: \Delta_m(t) = W\,\mathrm{diag}(\alpha)\, f(r(t)), \qquad W_{ck} \sim N(0, 1), \quad
+          \log\alpha_k \sim N(\log s - \sigma^2, \sigma^2),
 
-added to the output of the operator in the units of the likelihood. It is low rank, starts near zero, and pays for
-every nat it uses: its divergence from the prior is part of the ELBO. The loading :math:`W` is a point estimate under
-its prior (the processes carry the uncertainty; rotating both changes nothing).
+added to the output of the operator in the units of the likelihood. It is linear, :math:`f(r) = r`, or on request a
+small network beside the line, :math:`f(r) = r + B \tanh(A r) / \sqrt{H}`. It contributes nothing at the start, and pays
+for every nat it uses: its divergence from the prior is part of the ELBO. Loading, relevance and network have a normal
+posterior each (a rotation of the processes changes nothing).
+
+The relevance :math:`\alpha_k`, of mean square :math:`s^2`, is the prior scale of a whole column, and is learned: a
+process that explains nothing is cheapest without an amplitude, so that the rank finds itself below what was asked for
+(automatic relevance determination: MacKay 1994, Models of Neural Networks III; Bishop 1999, Bayesian PCA, NeurIPS 11).
+`Residual.strength` tells what is left of each.
 
 Some of the processes may be *transient*: their lengthscale is a fraction of a day and nothing of them is static, so
 that they are new at every date, yet common to all channels of that date. Haze, adjacency, a cloud that nobody noticed
@@ -16,17 +23,20 @@ and the anisotropy of the surface are of this kind; the noise of the likelihood,
 
 from __future__ import annotations
 
-import pyro.distributions as dist
+import math
+
 import torch
 from torch import Tensor, nn
 
-from pi_vae.priors import GlobalLatents, TemporalGP
+from pi_vae.priors import GlobalLatents, NormalLatents, TemporalGP
 
 __all__ = ["Residual"]
 
 TRANSIENT_DAYS = 0.25  # two days apart, a correlation of 1e-5
 TRANSIENT_ODDS = 1e-3
 TRANSIENT_SPREAD = 0.05
+RELEVANCE_SPREAD = 0.7  # of the logarithm: a factor of two either way, of ten at little cost
+SILENT = -20.0  # logarithm of a scale that no one sees
 
 
 class Residual(nn.Module):
@@ -35,19 +45,19 @@ class Residual(nn.Module):
     Args:
         channels: number `C` of bands or polarisations.
         rank: number of processes that last.
-        scale: prior sd `s` of their loading, in the units of the likelihood.
+        scale: prior scale `s` of their loading, its root mean square, in the units of the likelihood.
         lengthscale: prior median of their lengthscales in days.
         kernel: kernel of the processes, see `TemporalGP`; none with a period beside transient ones.
         transient: number of processes that are new at every date.
-        transient_scale: prior sd of their loading.
+        transient_scale: prior scale of their loading.
+        network: units `H` of the network of the decoder; 0 is linear.
 
     Attributes:
         rank: number `K` of processes, those that last and then the transient ones.
-        scale: `[K]` prior sd of the loading.
 
     Raises:
-        ValueError: there is no process at all, there are more of a kind than channels, or some are both transient and
-            periodic.
+        ValueError: there is no process at all, there are more of a kind than channels, some are both transient and
+            periodic, or the network has a negative number of units.
     """
 
     def __init__(
@@ -59,6 +69,7 @@ class Residual(nn.Module):
         kernel: str = "matern32",
         transient: int = 0,
         transient_scale: float = 0.0,
+        network: int = 0,
     ) -> None:
         super().__init__()
         for name, count in (("rank", rank), ("transient", transient)):
@@ -75,26 +86,51 @@ class Residual(nn.Module):
         spread = [0.5] * rank + [TRANSIENT_SPREAD] * transient
         self.lengthscale = GlobalLatents([lengthscale] * rank + [TRANSIENT_DAYS] * transient, spread)
         self.static_odds = GlobalLatents([2.0] * rank + [TRANSIENT_ODDS] * transient, [2 * s for s in spread])
-        scales = torch.tensor([scale] * rank + [transient_scale] * transient, dtype=torch.get_default_dtype())
-        self.register_buffer("scale", scales, persistent=False)
-        # In units of its prior sd, so that one step size suits reflectance and dB.
-        start = [nn.init.orthogonal_(torch.empty(channels, count)) for count in (rank, transient) if count]
-        self.relative_loading = nn.Parameter(0.5 * torch.cat(start, 1))
+        if network < 0:
+            raise ValueError(f"A residual has network={network}: give a number of hidden units, or 0 for none.")
+        scales = [scale] * rank + [transient_scale] * transient
+        self.relevance = GlobalLatents([s * math.exp(-(RELEVANCE_SPREAD**2)) for s in scales], RELEVANCE_SPREAD)
+        # In units of the relevance, so that one step size suits reflectance and dB.
+        self.loading = NormalLatents(torch.zeros(channels, self.rank))
+        self.network = NormalLatents(_weights(network, self.rank)) if network else None
 
-    def loading_prior(self) -> dist.TorchDistribution:
-        """Prior of `W`, event shape `[C, K]`."""
-        return dist.Normal(torch.zeros_like(self.relative_loading), self.scale.expand_as(self.loading)).to_event(2)
+    def contribution(self, latents: Tensor, loading: Tensor, relevance: Tensor, network: Tensor | None) -> Tensor:
+        """What the residual adds.
 
-    def loading_posterior(self) -> dist.TorchDistribution:
-        """Point estimate of `W`."""
-        return dist.Delta(self.loading, event_dim=2)
+        Args:
+            latents: `[..., K, T]` processes.
+            loading: `[C, K]`, in units of the relevance.
+            relevance: `[K]`.
+            network: `[2, H, K]`, or none.
 
-    @property
-    def loading(self) -> Tensor:
-        """`[C, K]` the loading `W`, in the units of the likelihood."""
-        return self.scale * self.relative_loading
+        Returns:
+            `[..., T, C]` in the units of the likelihood.
+        """
+        return self.features(latents, network).transpose(-1, -2) @ (relevance * loading).mT
 
     @staticmethod
-    def contribution(latents: Tensor, loading: Tensor) -> Tensor:
-        """`[..., K, T]` processes and `[C, K]` loading -> `[..., T, C]` contribution."""
-        return latents.transpose(-1, -2) @ loading.transpose(-1, -2)
+    def features(latents: Tensor, network: Tensor | None) -> Tensor:
+        """`[..., K, T]` processes -> what the columns of the loading multiply, `[..., K, T]`."""
+        if network is None:
+            return latents
+        inner, outer = network
+        return latents + outer.mT @ torch.tanh(inner @ latents) / math.sqrt(len(inner))
+
+    @property
+    def strength(self) -> Tensor:
+        """`[K]` root mean square, over channels, of what a process of unit variance adds, in their units."""
+        square = self.loading.loc.square() + (2 * self.loading.log_scale).exp()
+        return (self.relevance.median * square.mean(0).sqrt()).detach()
+
+    @torch.no_grad()
+    def silence(self, process: int) -> None:
+        """Let a process, counted from 0, contribute nothing."""
+        self.loading.loc[:, process] = 0.0
+        self.loading.log_scale[:, process] = SILENT
+
+
+def _weights(hidden: int, rank: int) -> Tensor:
+    """`[2, H, K]` weights in and out; the latter are zero at the start."""
+    weights = torch.zeros(2, hidden, rank)
+    nn.init.normal_(weights[0])
+    return weights

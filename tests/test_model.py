@@ -198,7 +198,7 @@ def test_the_mean_of_the_likelihood_is_the_operator_plus_the_loaded_residual(bui
             signal = 10 * signal.log10() if name == "s1" else signal
             physics = model.expected(name, latents, batch, shared, residual=False)
             assert torch.allclose(physics[pixel, date], signal, rtol=1e-4, atol=1e-6)
-            loaded = shared[f"{name}_loading"] @ latents.residual[name][pixel, :, union]
+            loaded = (shared[f"{name}_relevance"] * shared[f"{name}_loading"]) @ latents.residual[name][pixel, :, union]
             assert loaded.abs().max() > 0
             whole = model.expected(name, latents, batch, shared)
             assert torch.allclose((whole - physics)[pixel, date], loaded, atol=1e-5)

@@ -1,8 +1,8 @@
 """Priors: marginals of the physical variables, their course in time, and global latents."""
 
-from pi_vae.priors.global_latents import GlobalLatents
+from pi_vae.priors.global_latents import GlobalLatents, NormalLatents
 from pi_vae.priors.marginals import Marginals
 from pi_vae.priors.sites import GaussianProcess, SitePosterior
 from pi_vae.priors.temporal import TemporalGP
 
-__all__ = ["GaussianProcess", "GlobalLatents", "Marginals", "SitePosterior", "TemporalGP"]
+__all__ = ["GaussianProcess", "GlobalLatents", "Marginals", "NormalLatents", "SitePosterior", "TemporalGP"]

@@ -18,7 +18,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GlobalLatents"]
+__all__ = ["GlobalLatents", "NormalLatents"]
 
 
 class GlobalLatents(nn.Module):
@@ -56,3 +56,28 @@ class GlobalLatents(nn.Module):
     def posterior(self) -> dist.TorchDistribution:
         """Variational posterior of the vector, event shape `[G]`."""
         return dist.LogNormal(self.loc, self.log_scale.exp()).to_event(1)
+
+
+class NormalLatents(nn.Module):
+    """Global latents of either sign with standard normal prior and mean-field normal posterior.
+
+    Args:
+        loc: posterior means before training, of any shape.
+        scale: prior standard deviations, of a shape that goes with it.
+        start: posterior sd before training.
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor | float = 1.0, start: float = 0.05) -> None:
+        super().__init__()
+        scale = torch.as_tensor(scale, dtype=loc.dtype).expand_as(loc).clone()
+        self.register_buffer("prior_scale", scale, persistent=False)
+        self.loc = nn.Parameter(loc.clone())
+        self.log_scale = nn.Parameter(torch.full_like(loc, start).log())
+
+    def prior(self) -> dist.TorchDistribution:
+        """Prior of the whole, which is its event shape."""
+        return dist.Normal(torch.zeros_like(self.loc), self.prior_scale).to_event(self.loc.dim())
+
+    def posterior(self) -> dist.TorchDistribution:
+        """Variational posterior of the whole, which is its event shape."""
+        return dist.Normal(self.loc, self.log_scale.exp()).to_event(self.loc.dim())

@@ -115,8 +115,9 @@ def test_where_the_posterior_is_exact_intervals_cover_what_they_say(build, simul
                   f"{name}_static_odds": modality.residual.static_odds}  # fmt: skip
         if modality.coefficients is not None:
             parts[f"{name}_coefficients"] = modality.coefficients
-        loading = torch.from_numpy(truth[f"global_{name}_loading"].values.copy())
-        modality.residual.relative_loading.data = loading / modality.residual.scale
+        parts[f"{name}_relevance"] = modality.residual.relevance
+        modality.residual.loading.loc.data = torch.from_numpy(truth[f"global_{name}_loading"].values.copy())
+        modality.residual.loading.log_scale.data.fill_(-20.0)
     for site, part in parts.items():
         part.loc.data = torch.from_numpy(truth[f"global_{site}"].values.copy()).log()
         part.log_scale.data.fill_(-20.0)

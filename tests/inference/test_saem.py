@@ -19,7 +19,7 @@ def test_the_encoder_has_no_say_and_does_not_change(build, simulated):
     assert not any(name.startswith("encoder.") for name in changed)
     for part in ("lengthscale.loc", "static_odds.loc", "modalities.s1.coefficients.loc", "modalities.s2.noise.loc"):
         assert part in changed, changed
-    assert "modalities.s2.residual.relative_loading" in changed
+    assert "modalities.s2.residual.loading.loc" in changed
     for g in run.model.global_latents.values():
         spread = g.log_scale.exp()
         assert (spread > 0).all() and (spread <= 1.0001 * g.prior_scale).all(), "the prior's at most"

@@ -46,13 +46,14 @@ def test_the_table_of_a_run_and_what_is_pruned(build, hidden):
     table = residual_structure(run, hidden, draws=16, permutations=50)
     assert table["predicted"].dims == ("modality", "process") and table.sizes == {"modality": 2, "process": 1}
     assert (table["energy"] >= 0).all() and ((table["p_value"] > 0) & (table["p_value"] <= 1)).all()
-    before = {name: m.residual.relative_loading.clone() for name, m in run.model.modalities.items()}
+    before = {name: m.residual.loading.loc.clone() for name, m in run.model.modalities.items()}
     silenced = prune(run, table)
     for name, m in run.model.modalities.items():
         structured = bool(table["structured"].sel(modality=name, process=1))
         assert (f"{name} residual 1" in silenced) != structured
         expected = before[name] if structured else torch.zeros_like(before[name])
-        assert torch.equal(m.residual.relative_loading, expected)
+        assert torch.equal(m.residual.loading.loc, expected)
+        assert (m.residual.strength < 1e-6).all() != structured
 
 
 def test_wrong_input_is_refused_in_one_sentence(build, simulated, hidden):

@@ -116,7 +116,7 @@ def test_the_tangent_term_knows_what_physics_could_say(explained) -> None:
     cost = []
     for direction in (directions[:, 0], directions[:, -1]):
         drawn = dict(explained.drawn)
-        drawn |= {"s2_loading": (direction * noise)[:, None], "residual_s2": latent}
+        drawn |= {"s2_loading": (direction * noise)[:, None], "residual_s2": latent, "s2_relevance": torch.ones(1)}
         drawn["residual_s1"] = 0.0 * drawn["residual_s1"]
         alone = torch.zeros_like(observed.seen)
         patch, cell = divmod(int(explained.batch.pixels[pixel]), 64)
@@ -139,7 +139,7 @@ def test_dependence_costs_a_tenth_of_a_nat_a_pixel_and_independence_none_on_aver
             cost = TERMS["independence"](dataclasses.replace(explained, drawn=drawn)).item()
             costs[name].append(cost / len(alone) / explained.batch.scale)
     mean = {name: sum(values) / 30 for name, values in costs.items()}
-    assert mean["leaf"] > 0.05 and abs(mean["alone"]) < 0.01
+    assert mean["leaf"] > 0.05 and abs(mean["alone"]) < 0.2 * mean["leaf"]
 
 
 def test_terms_have_no_weight_before_the_data_are_fitted_and_the_whole_in_the_end(model, explained) -> None:
