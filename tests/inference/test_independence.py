@@ -53,6 +53,8 @@ def blind(build, simulated):
     with torch.no_grad():
         for reader in model.encoder.readers.values():
             reader.precision.mixed.bias.fill_(-9.0)
+        for modality in model.modalities.values():
+            modality.residual.loading.loc.fill_(0.5)
     tables = [independence(Run(model), simulated, pixels=100, permutations=100, seed=seed) for seed in range(5)]
     return tables[0].assign(p_values=xr.concat([table["p_value"] for table in tables], "seed"))
 
