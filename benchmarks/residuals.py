@@ -76,7 +76,7 @@ def build(row: str) -> PhysicsVAE:
     """The model of a row."""
     if row == "physics":
         return PhysicsVAE({"s2": Optical(residual=0), "s1": Radar(residual=0)})
-    model = PhysicsVAE({"s2": Optical(residual=2, transient=1), "s1": Radar(residual=2)})
+    model = PhysicsVAE({"s2": Optical(residual=2, transient=1), "s1": Radar(residual=1, transient=1)})
     if row == "control":
         for name, scale in WIDE.items():
             modality = model.modalities[name]

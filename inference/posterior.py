@@ -204,6 +204,8 @@ def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str
         return {f"{name}_layer": ["in", "out"], f"{name}_hidden": hidden} | process, attrs
     if kind == "relevance":
         return process, {"units": modality.unit}
+    if kind == "reach":
+        return process, {"units": "pixel"}
     return (channel | process, attrs) if kind == "loading" else (process, attrs)
 
 

@@ -80,6 +80,7 @@ class WhitenedPosterior:
     """
 
     def __init__(self, model: PhysicsVAE, batch: Batch, shared: Mapping[str, Tensor]) -> None:
+        model.check_pixelwise()
         coarse = [name for name, m in batch.modalities.items() if m.factor > 1]
         if coarse:
             raise ValueError(

@@ -22,6 +22,7 @@ from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
 from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
+from pi_vae.priors import SpatialPrior
 
 __all__ = ["calibration_loss", "dream", "recovery_loss"]
 
@@ -82,9 +83,9 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
     """
     patches, height, width = batch.shape
     everywhere = dataclasses.replace(batch, pixels=torch.arange(patches * height * width, device=batch.dates.device))
-    priors = vae.priors(batch.dates, shared)
+    priors = vae.local_priors(everywhere, shared)
     if height * width == 1:
-        drawn = {name: prior.expand([patches]).sample() for name, prior in priors.items()}
+        drawn = {name: prior.sample() for name, prior in priors.items()}
     else:
         known = vae.posterior(vae.encoder(everywhere), batch.dates, shared)
         region = _regions(patches, height, width, batch.dates.device)
@@ -110,8 +111,9 @@ def _textured(prior, known: ChainPosterior, name: str, region: Tensor, shape: tu
     mean = mean * (memory / share.clamp_min(1e-6)).sqrt()
     each = (shape[0], *(1 for _ in prior.event_shape))
     common = torch.rand(each, device=region.device).repeat_interleave(shape[1] * shape[2], 0)
-    together = prior.expand([shape[0] * REGIONS]).sample()[region]
-    fresh = common.sqrt() * together + (1 - common).sqrt() * prior.expand([len(region)]).sample()
+    fresh = prior.sample()
+    if not isinstance(prior, SpatialPrior):  # which has a texture of its own
+        fresh = common.sqrt() * fresh[region] + (1 - common).sqrt() * prior.sample()
     return mean + (1 - memory).sqrt() * fresh
 
 
@@ -124,4 +126,5 @@ def _regions(patches: int, height: int, width: int, device: torch.device) -> Ten
     )
     pixels = torch.stack([rows, columns], -1).flatten(0, 1).to(points.dtype)
     nearest = torch.cdist(pixels.expand(patches, -1, -1), points).argmin(-1)
-    return (nearest + REGIONS * torch.arange(patches, device=device)[:, None]).flatten()
+    number = (nearest + REGIONS * torch.arange(patches, device=device)[:, None]).flatten()
+    return number.unique(return_inverse=True)[1]

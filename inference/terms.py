@@ -102,11 +102,11 @@ def cross_reconstruction(e: Explanation) -> Tensor:
     so that what is needed of a modality must pass through the physical latents (private latents drawn from a prior:
     Palumbo, Daunhawer & Vogt 2023, MMVAE+, ICLR). Where a draw of the prior explains more it counts as zero.
     """
-    priors, total = e.vae.priors(e.batch.dates, e.drawn), 0.0
+    priors, total = e.vae.local_priors(e.batch, e.drawn), 0.0
     for name in e.exclusive:
         values, scored = e.scored(name)
         own = e.residual(name, e.drawn[f"residual_{name}"])
-        fresh = priors[f"residual_{name}"].expand([len(e.batch.pixels)]).sample()
+        fresh = priors[f"residual_{name}"].sample()
         modality, noise = e.vae.modalities[name], e.drawn[f"{name}_noise"]
         density = [
             modality.likelihood(mean, noise).log_prob(values)
@@ -124,11 +124,11 @@ def minimality(e: Explanation) -> Tensor:
     at the draw (the capacity of a latent: Higgins et al. 2017, beta-VAE, ICLR; raised late: Burgess et al. 2018,
     arXiv 1804.03599).
     """
-    priors, total = e.vae.priors(e.batch.dates, e.drawn), 0.0
+    priors, total = e.vae.local_priors(e.batch, e.drawn), 0.0
     for name in e.exclusive:
         site = f"residual_{name}"
         posterior, drawn = e.posterior.conditional(site, e.drawn), e.drawn[site]
-        total = total + (posterior.log_prob(drawn) - priors[site].expand([len(drawn)]).log_prob(drawn)).sum()
+        total = total + (posterior.log_prob(drawn) - priors[site].log_prob(drawn)).sum()
     return e.batch.scale * total
 
 

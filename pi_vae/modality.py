@@ -104,6 +104,7 @@ class Optical(Modality):
             thin cloud, anisotropy), 0 for none; repeated observations of a field differ by 0.03 to 0.05 in this way.
         kernel: of the residual, see `TemporalGP`.
         network: hidden units of the residual's decoder, 0 for a linear one.
+        smoothness: pixels over which the residual of neighbours goes together, 0 for none (`pi_vae.residual`).
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Optical(Modality):
         transient: int = 0,
         kernel: str = "matern32",
         network: int = 0,
+        smoothness: float = 0.0,
     ) -> None:
         bands = tuple(str(band) for band in bands)
         super().__init__(
@@ -125,7 +127,14 @@ class Optical(Modality):
             {},
             noise=0.015,
             residual=Residual(
-                len(bands), residual, 0.01, kernel=kernel, transient=transient, transient_scale=0.03, network=network
+                len(bands),
+                residual,
+                0.01,
+                kernel=kernel,
+                transient=transient,
+                transient_scale=0.03,
+                network=network,
+                smoothness=smoothness,
             )
             if residual or transient
             else None,
@@ -133,7 +142,7 @@ class Optical(Modality):
         )
         self.settings = {"bands": list(bands), "sensor": sensor, "nodes": nodes, "residual": residual}
         self.settings |= {"degrees_of_freedom": degrees_of_freedom, "transient": transient}
-        self.settings |= {"kernel": kernel, "network": network}
+        self.settings |= {"kernel": kernel, "network": network, "smoothness": smoothness}
 
 
 class Radar(Modality):
@@ -145,10 +154,13 @@ class Radar(Modality):
 
     Args:
         soil: scattering model of the soil, see `WaterCloud`.
-        residual: rank of the exclusive residual, 0 for none.
+        residual: rank of the exclusive residual that lasts, 0 for none.
         degrees_of_freedom: of the Student-t likelihood.
+        transient: rank of the part of the residual that is new at every date and common to both polarisations (dew,
+            rain on leaves, wind), 0 for none.
         kernel: of the residual, see `TemporalGP`.
         network: hidden units of the residual's decoder, 0 for a linear one.
+        smoothness: pixels over which the residual of neighbours goes together, 0 for none (`pi_vae.residual`).
     """
 
     unit = "dB"
@@ -158,8 +170,10 @@ class Radar(Modality):
         soil: str = "oh2004",
         residual: int = 2,
         degrees_of_freedom: float = 30.0,
+        transient: int = 0,
         kernel: str = "matern32",
         network: int = 0,
+        smoothness: float = 0.0,
     ) -> None:
         super().__init__(
             WaterCloud(soil=soil),
@@ -167,15 +181,28 @@ class Radar(Modality):
             ("incidence",),
             {"a_vv": 0.03, "a_vh": 0.006, "b_vv": 0.12, "b_vh": 0.12},
             noise=1.0,
-            residual=Residual(2, residual, 1.0, kernel=kernel, network=network) if residual else None,
+            residual=Residual(
+                2,
+                residual,
+                1.0,
+                kernel=kernel,
+                transient=transient,
+                transient_scale=1.0,
+                network=network,
+                smoothness=smoothness,
+            )
+            if residual or transient
+            else None,
             degrees_of_freedom=degrees_of_freedom,
         )
         self.settings = {
             "soil": soil,
             "residual": residual,
             "degrees_of_freedom": degrees_of_freedom,
+            "transient": transient,
             "kernel": kernel,
             "network": network,
+            "smoothness": smoothness,
         }
 
     def to_likelihood(self, signal: Tensor) -> Tensor:

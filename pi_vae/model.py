@@ -30,7 +30,7 @@ from pi_vae.data.batches import Batch
 from pi_vae.encoders import FusionEncoder, Sites
 from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
-from pi_vae.priors import GlobalLatents, Marginals, TemporalGP
+from pi_vae.priors import GlobalLatents, Marginals, SpatialPrior, TemporalGP
 from pi_vae.residual import Residual
 from pi_vae.season import SeasonalMean
 from pi_vae.variables import Variable, changed, lookup
@@ -181,11 +181,9 @@ class PhysicsVAE(nn.Module):
 
     def model(self, batch: Batch) -> None:
         """Generative program; observes the seen observations of the batch's pixels."""
-        n = len(batch.pixels)
         shared = {site: pyro.sample(site, prior) for site, prior in self.globals("prior").items()}
-        with pyro.plate("pixel", n), poutine.scale(scale=batch.scale * self.kl_weight):
-            priors = self.priors(batch.dates, shared, n)
-            drawn = {site: pyro.sample(site, prior.expand([n])) for site, prior in priors.items()}
+        with pyro.plate("pixel", len(batch.pixels)), poutine.scale(scale=batch.scale * self.kl_weight):
+            drawn = {site: pyro.sample(site, prior) for site, prior in self.local_priors(batch, shared).items()}
         latents = self.latents(drawn, batch.dates, shared)
         for name, observed in batch.modalities.items():
             if name not in self.modalities:
@@ -221,7 +219,7 @@ class PhysicsVAE(nn.Module):
     def priors(
         self, dates: Tensor, shared: Mapping[str, Tensor], pixels: int | None = None
     ) -> dict[str, dist.TorchDistribution]:
-        """Prior of the local latents by site name: the static ones, then every process at the dates.
+        """Prior of a pixel's latents by site name: the static ones, then every process at the dates.
 
         Args:
             dates: `[T]` union dates.
@@ -237,6 +235,34 @@ class PhysicsVAE(nn.Module):
                 lengthscale, static_odds = shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"]
                 priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds, **size)
         return priors
+
+    def local_priors(self, batch: Batch, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
+        """Prior, batch `[N]`, of the local latents of a batch's pixels, which may depend on their neighbours'.
+
+        Args:
+            batch: a batch.
+            shared: global latents by site name.
+        """
+        n = len(batch.pixels)
+        priors = self.priors(batch.dates, shared, n)
+        for name, residual in self._residuals.items():
+            if residual.reach is not None:
+                site = f"residual_{name}"
+                priors[site] = SpatialPrior(priors[site], shared[f"{name}_reach"], batch.pixels, batch.shape)
+        return {site: prior.expand([n]) for site, prior in priors.items()}
+
+    def check_pixelwise(self) -> None:
+        """Refuse what takes pixels one by one where a residual binds them.
+
+        Raises:
+            ValueError: a residual is smooth in space.
+        """
+        smooth = [name for name, residual in self._residuals.items() if residual.reach is not None]
+        if smooth:
+            raise ValueError(
+                f"The residual of {smooth[0]!r} is smooth in space, and this takes pixels one by one: use the "
+                "guide, or a model with smoothness=0."
+            )
 
     def latents(self, drawn: Mapping[str, Tensor], dates: Tensor, shared: Mapping[str, Tensor]) -> Latents:
         """Latents from draws by site name: ``"dynamic"``, ``"static"``, ``"residual_<modality>"``.
@@ -336,7 +362,8 @@ class PhysicsVAE(nn.Module):
             if modality.residual is not None:
                 sites[f"{name}_lengthscale"] = modality.residual.lengthscale
                 sites[f"{name}_static_odds"] = modality.residual.static_odds
-        return sites | {f"{name}_relevance": r.relevance for name, r in self._residuals.items()}
+        sites |= {f"{name}_relevance": r.relevance for name, r in self._residuals.items()}
+        return sites | {f"{name}_reach": r.reach for name, r in self._residuals.items() if r.reach is not None}
 
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""

@@ -19,6 +19,8 @@ process that explains nothing is cheapest without an amplitude, so that the rank
 Some of the processes may be *transient*: their lengthscale is a fraction of a day and nothing of them is static, so
 that they are new at every date, yet common to all channels of that date. Haze, adjacency, a cloud that nobody noticed
 and the anisotropy of the surface are of this kind; the noise of the likelihood, independent between channels, is not.
+
+All of them may be *smooth* in space, each over a distance of its own that is learned (`pi_vae.priors.spatial`).
 """
 
 from __future__ import annotations
@@ -51,13 +53,15 @@ class Residual(nn.Module):
         transient: number of processes that are new at every date.
         transient_scale: prior scale of their loading.
         network: units `H` of the network of the decoder; 0 is linear.
+        smoothness: prior median of the distance, in pixels of the finest grid, over which the processes of neighbouring
+            pixels go together (`pi_vae.priors.spatial`); learned for each. With 0 every pixel is on its own.
 
     Attributes:
         rank: number `K` of processes, those that last and then the transient ones.
 
     Raises:
         ValueError: there is no process at all, there are more of a kind than channels, some are both transient and
-            periodic, or the network has a negative number of units.
+            periodic, or the network has a negative number of units or the smoothness a negative distance.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Residual(nn.Module):
         transient: int = 0,
         transient_scale: float = 0.0,
         network: int = 0,
+        smoothness: float = 0.0,
     ) -> None:
         super().__init__()
         for name, count in (("rank", rank), ("transient", transient)):
@@ -88,6 +93,9 @@ class Residual(nn.Module):
         self.static_odds = GlobalLatents([2.0] * rank + [TRANSIENT_ODDS] * transient, [2 * s for s in spread])
         if network < 0:
             raise ValueError(f"A residual has network={network}: give a number of hidden units, or 0 for none.")
+        if not smoothness >= 0:
+            raise ValueError(f"A residual has smoothness={smoothness}: give a distance in pixels, or 0 for none.")
+        self.reach = GlobalLatents([smoothness] * self.rank, 0.5) if smoothness else None
         scales = [scale] * rank + [transient_scale] * transient
         self.relevance = GlobalLatents([s * math.exp(-(RELEVANCE_SPREAD**2)) for s in scales], RELEVANCE_SPREAD)
         # In units of the relevance, so that one step size suits reflectance and dB.

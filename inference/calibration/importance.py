@@ -130,6 +130,7 @@ def log_joint(model: PhysicsVAE, batch: Batch, drawn: Mapping[str, Tensor], shar
     Returns:
         `[*draws, pixel]` in nats; the priors of the global latents are not part of it.
     """
+    model.check_pixelwise()
     total = sum(prior.log_prob(drawn[site]) for site, prior in model.priors(batch.dates, shared).items())
     latents = model.latents(drawn, batch.dates, shared)
     for name, observations in batch.modalities.items():
