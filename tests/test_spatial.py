@@ -110,7 +110,7 @@ def test_a_fit_learns_the_reach_and_its_checkpoint_keeps_it(cube, tmp_path):
     reach = again.modalities["s1"].residual.reach.median
     assert torch.isfinite(reach).all() and not torch.equal(reach, before)
     tree = posterior(Run(model), cube, draws=4, pixels=3)
-    assert tree["posterior"]["s1_reach"].attrs["units"] == "pixel"
+    assert tree["posterior"]["global_s1_reach"].attrs["units"] == "pixel"
 
 
 def test_what_takes_pixels_one_by_one_refuses(cube):
