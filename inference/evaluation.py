@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import xarray as xr
@@ -28,7 +30,9 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
     Returns:
         modality -> ``n``, ``rmse`` (by channel; reflectance or dB), ``coverage_50`` and ``coverage_90`` (share of
         observations inside the central intervals, over all channels), both also ``_by_channel``, ``width_90`` (mean
-        width by channel), ``baselines.linear`` and ``baselines.date_mean`` (rmse by channel).
+        width by channel), ``log_density`` (log posterior predictive density of an observation, all its channels
+        together, mean over observations, in nats: what two models of the same cube are compared by),
+        ``baselines.linear`` and ``baselines.date_mean`` (rmse by channel).
     """
     model = run.model
     data = CubeTensors.read(cube, present(model, cube), score_withheld=True, partial=True)
@@ -40,14 +44,16 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
                 for name in data.modalities:
                     mean, values = hidden_means(model, name, batch, group.latents, group.shared)
                     noise = group.shared[f"{name}_noise"]
-                    predictive = model.modalities[name].likelihood(mean, noise).sample()
-                    per_modality[name].append((mean, predictive, values))
+                    likelihood = model.modalities[name].likelihood(mean, noise)
+                    density = (likelihood.log_prob(values) * data.modalities[name].given).sum(-1)
+                    per_modality[name].append((mean, likelihood.sample(), density, values))
             for name, parts in per_modality.items():
-                mean = torch.cat([m for m, _, _ in parts]).mean(0)
-                predictive = torch.cat([p for _, p, _ in parts])
+                means, predictive, density = (torch.cat([p[i] for p in parts]) for i in range(3))
                 levels = torch.tensor([0.05, 0.25, 0.75, 0.95])
-                if mean.numel():
-                    collected[name].append((parts[0][2], mean, torch.quantile(predictive, levels, dim=0)))
+                if means.numel():
+                    quantiles = torch.quantile(predictive, levels, dim=0)
+                    density = density.logsumexp(0) - math.log(len(density))
+                    collected[name].append((parts[0][3], means.mean(0), quantiles, density))
     scores = {}
     for name, parts in collected.items():
         if not parts:
@@ -58,6 +64,7 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
         given = data.modalities[name].given
         values, mean, quantiles = (torch.cat([p[i] for p in parts], -2)[..., given].numpy() for i in range(3))
         scores[name] = _score(_channels(data, name), values, mean, quantiles)
+        scores[name]["log_density"] = round(float(torch.cat([p[3] for p in parts]).mean()), 5)
         scores[name]["baselines"] = _baselines(data, name)
     return scores
 

@@ -127,11 +127,19 @@ def test_where_the_posterior_is_exact_intervals_cover_what_they_say(build, simul
         alone = xr.zeros_like(node["valid"])
         alone[:, 9, 0] = True
         cube[name].dataset = node.assign(withheld=node["valid"] & ~alone)
-    for name, score in withheld_scores(Run(model), cube, draws=400, tile=20).items():
+    exact = withheld_scores(Run(model), cube, draws=400, tile=20)
+    for name, score in exact.items():
         # Dates and channels of a pixel are correlated: the pixels count, and some 117 are scored.
         assert score["n"] > 117
         assert abs(score["coverage_90"] - 0.9) < 4 * np.sqrt(0.09 / 117), name
         assert abs(score["coverage_50"] - 0.5) < 4 * np.sqrt(0.25 / 117), name
+    for change in (-1.5, 1.5):  # no noise predicts as well as the true one
+        for modality in model.modalities.values():
+            modality.noise.loc.data += change
+        for name, score in withheld_scores(Run(model), cube, draws=400, tile=20).items():
+            assert score["log_density"] < exact[name]["log_density"] - 0.05
+        for modality in model.modalities.values():
+            modality.noise.loc.data -= change
 
 
 def test_tiles_without_withheld_observations_are_passed_over(build, simulated):
