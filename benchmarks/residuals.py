@@ -2,6 +2,7 @@
 
     python benchmarks/residuals.py [--levels 0 0.5 1 2] [--rows ours fit control physics ...] [--points 400]
         [--steps 300] [--moves 300] [--simulations 700] [--judged 200] [--draws 100] [--seed 0] [--json residuals.json]
+    python benchmarks/residuals.py --cost
 
 Cubes drawn from the prior of the physics with effects planted in both sensors (``residuals_plant.py``), at some levels
 of the noise; at 0 nothing is planted. A model with exclusive residuals is fitted to each, and judged by
@@ -56,10 +57,13 @@ from inference import Run, fit, learn_globals, neural_posterior, posterior
 from inference.calibration import at_pixels, coverage
 from inference.evaluation import withheld_scores
 from inference.independence import independence
-from inference.terms import TERMS
+from inference.objective import ChainRuleELBO
+from inference.sleep import FEW_GAPS
+from inference.terms import TERMS, Restraint
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import withhold
 from pi_vae.data.batches import CubeTensors
+from pi_vae.data.occlusion import occlude
 from pi_vae.physics import compile_kernels
 from pi_vae.residual import Residual
 
@@ -211,6 +215,28 @@ def judge_peer(name: str, case: Planted, options: argparse.Namespace) -> dict:
     return row
 
 
+def cost(case: Planted, options: argparse.Namespace, repeats: int = 5) -> dict[str, float]:
+    """Processor time of a loss and its derivatives with some terms, over that without any; the best of some repeats."""
+    torch.manual_seed(options.seed)
+    model = build("fit").train()
+    data = CubeTensors.read(case.cube, {m: o.channels for m, o in model.modalities.items()})
+    generator = torch.Generator().manual_seed(options.seed)
+    batch, imagined = (data.patches(options.pixels, 1, options.pixels, generator) for _ in range(2))
+    batch, imagined = occlude(batch, generator), occlude(imagined, generator, **FEW_GAPS)
+    seconds = {}
+    for label, terms in {"none": (), **{t: (t,) for t in TERMS}, "all": tuple(TERMS)}.items():
+        restraint = Restraint(model, terms)
+        restraint.share, restraint.imagined = 1.0, imagined
+        elbo = ChainRuleELBO(model, restraint=restraint if terms else None)
+        taken = []
+        for _ in range(repeats):
+            start = time.process_time()
+            elbo.differentiable_loss(model.model, model.guide, batch).backward()
+            taken.append(time.process_time() - start)
+        seconds[label] = min(taken)
+    return {label: taken / seconds["none"] for label, taken in seconds.items()}
+
+
 def show(label: str, row: dict) -> None:
     """A line of the table."""
 
@@ -247,6 +273,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=200, help="points")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cost", action="store_true", help="only what a step of a fit costs with the terms")
     parser.add_argument("--json", type=Path, default=Path("residuals.json"))
     options = parser.parse_args()
     rows = [r for name in options.rows for r in (ablations if name == "ablation" else [name])]
@@ -260,6 +287,11 @@ def main() -> None:
         empty = points(options.points, options.optical_days, options.radar_days, 0.3, options.seed)
         case = planted(build("physics"), empty, level, options.seed)
         case.cube = withhold(case.cube, WITHHELD, seed=options.seed + 1)  # not the stream of the clouds
+        if options.cost:
+            row = cost(case, options)
+            options.json.write_text(json.dumps(row, indent=1))
+            print("step over that without terms: " + "  ".join(f"{t} {c:.2f}" for t, c in row.items()))
+            return
         print(f"\nplanted at {level:g} times the noise\n{HEAD}", flush=True)
         for name in rows:
             start = time.perf_counter()

@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from scipy.optimize import least_squares
 
+from inference.discovery.dimensions import Units
 from inference.discovery.engines import Budget, Engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.template import Template
@@ -112,7 +113,14 @@ def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> flo
 
 
 def pareto_front(
-    engine: Engine, rows: Rows, names: Sequence[str], template: Template, hull: np.ndarray, seed: int, budget: Budget
+    engine: Engine,
+    rows: Rows,
+    names: Sequence[str],
+    template: Template,
+    hull: np.ndarray,
+    seed: int,
+    budget: Budget,
+    units: Units | None = None,
 ) -> list[Fitted]:
     """Search, refit, check; keep what no shorter law fits as well.
 
@@ -124,15 +132,17 @@ def pareto_front(
         hull: `[row, input]` all rows over which the constraints are to hold.
         seed: of the search.
         budget: effort.
+        units: of inputs and target, where the template asks for consistent ones.
 
     Returns:
         Laws, the shortest first, each with more skill than those before it.
     """
     sample = rows.some(budget.rows, seed)
     forms: dict[sympy.Expr, dict[str, float]] = {}
-    for candidate in engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget):
-        form, start = parametrise(canonical(candidate.expression))
-        form = template.project(form)
+    for candidate in engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget, units):
+        # Moving constants about could turn a fixed number of a prescribed form into a coefficient.
+        form, start = parametrise(candidate.expression if template.free else canonical(candidate.expression))
+        form = template.project(form, start)
         start = {k: v for k, v in start.items() if form.has(sympy.Symbol(k))}
         length = complexity(form)
         if length <= template.max_length and len(start) <= MAX_COEFFICIENTS and form.free_symbols - _symbols(start):
@@ -146,7 +156,7 @@ def pareto_front(
     front: list[Fitted] = []
     for fitted in sorted(fits, key=lambda f: (f.complexity, -f.skill, str(f.form))):
         best = front[-1].skill if front else 0.0
-        if fitted.skill > best + WORTH and not template.check(fitted.expression, names, hull):
+        if fitted.skill > best + WORTH and not template.check(fitted.expression, names, hull, units):
             front.append(fitted)
     return front
 

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from inference.discovery.dataset import Table, read_table
+from inference.discovery.dimensions import Units
 from inference.discovery.engines import Budget, Engine, load_engine
 from inference.discovery.expressions import values_of
 from inference.discovery.fitting import Fitted, Rows, pareto_front, refit, skill
@@ -56,17 +57,17 @@ def discover(
         The Pareto fronts; `Laws.best` is empty if no law passes.
 
     Raises:
-        ValueError: there are fewer than 19 permutations, the target or the engine is unknown, or the tree does not hold
-            what the template asks for.
+        ValueError: there are fewer than 19 permutations, the target or the engine is unknown, the engine cannot honour
+            the template, or the tree does not hold what the template asks for.
         ImportError: the engine is not installed.
     """
     template = template if template is not None else Template()
     budget = budget if budget is not None else Budget()
     if permutations < round(1 / LEVEL) - 1:
         raise ValueError(f"With {permutations} permutations no law can pass at the level {LEVEL}: give at least 19.")
-    name, engine_ = load_engine(engine)
+    name, engine_ = load_engine(engine, template)
     table = read_table(tree, target, template.inputs)
-    unused = sorted({*template.monotone, *template.even, *template.odd, *template.zero_at} - set(table.names))
+    unused = sorted(template.constrained - set(table.names))
     if unused:
         raise ValueError(
             f"The template constrains {unused[0]!r}, which is no input here "
@@ -118,7 +119,8 @@ class _Search:
         if len(rows.y) < 4:
             return []
         hull = table.x[table.seen]
-        return pareto_front(self.engine, rows, table.names, self.template, hull, seed, self.budget)
+        units = Units(table.units, table.unit)
+        return pareto_front(self.engine, rows, table.names, self.template, hull, seed, self.budget, units)
 
     def judged(self, table: Table, channel: int, seed: int) -> list[tuple[Fitted, float]]:
         """The front found on the training blocks, each law with its skill on the held-out ones."""
