@@ -47,7 +47,7 @@ def distil(
     patch_size: int = 24,
     pixels: int = 384,
     learning_rate: float = 3e-3,
-    hide_modality: float = 0.5,
+    hide_modality: float = 0.7,
     holdout: float = 0.15,
     progress: bool = True,
 ) -> Run:
@@ -63,8 +63,8 @@ def distil(
         patches, patch_size, pixels: as for `inference.fit`.
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden in a patch.
-        holdout: share of the pixels to hold out; the weights kept are those that predict what is hidden there best,
-            those from before included. 0 for none: the last weights are kept.
+        holdout: share of the pixels to hold out; the weights kept are those that best predict the modality hidden
+            there, those from before included. 0 for none: the last weights are kept.
         progress: show a progress bar.
 
     Returns:
@@ -83,7 +83,7 @@ def distil(
         raise ValueError(f"The model reads {next(iter(model.modalities))!r} alone: there is nothing to hide from it.")
     validate(cube)
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
-    held = Holdout(data, holdout, model, hide_modality, seed) if holdout else None
+    held = Holdout(data, holdout, model, 1.0, seed) if holdout else None
     data = held.data if held else data
     fabric = Fabric(accelerator=device, devices=1)
     fabric.seed_everything(seed, verbose=False)

@@ -13,6 +13,7 @@ from inference.discovery.dimensions import Units
 from inference.discovery.engines import Budget, Engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.template import Template
+from pi_vae.law import FUNCTIONS
 
 __all__ = ["Fitted", "Rows", "pareto_front", "refit", "skill"]
 
@@ -144,6 +145,8 @@ def pareto_front(
         form, start = parametrise(candidate.expression if template.free else canonical(candidate.expression))
         form = template.project(form, start)
         start = {k: v for k, v in start.items() if form.has(sympy.Symbol(k))}
+        if any(f.func.__name__ not in FUNCTIONS for f in form.atoms(sympy.Function)):
+            continue  # the sine of an imaginary constant is a hyperbolic one
         length = complexity(form)
         if length <= template.max_length and len(start) <= MAX_COEFFICIENTS and form.free_symbols - _symbols(start):
             forms.setdefault(form, start)

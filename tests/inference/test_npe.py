@@ -76,7 +76,7 @@ def test_intervals_hold_where_the_model_is_right(build, points):
     truth = cube["truth"].to_dataset()
     shared = {n[7:]: torch.from_numpy(v.values.astype(np.float32)) for n, v in truth.items() if n.startswith("global_")}
     model.draw_globals = lambda which="posterior": shared
-    run = neural_posterior(Run(model), cube, steps=500, pixels=200, learning_rate=5e-3, device="cpu", progress=False)
+    run = neural_posterior(Run(model), cube, steps=700, pixels=200, learning_rate=5e-3, device="cpu", progress=False)
     drawn = posterior(run, cube, draws=200)["posterior"].to_dataset()[[*model.dynamic, *model.static]]
     held = coverage(drawn, at_pixels(truth, drawn), levels=(0.9,))["coverage"].squeeze("level")
     # the standard error of a static variable's is 0.014
