@@ -1,7 +1,8 @@
 """Discovery: the equation behind what physics leaves over, with the evidence for it.
 
 `discover` reads posterior draws, `Template` says what a law must satisfy, `Laws` holds what was found, `couple` puts
-it into the model. Fit, discover, couple, refit; stop when no law passes the null.
+it into the model. Fit, discover, couple, refit; stop when no law passes the null. Equations in time are the business
+of `inference.discovery.dynamics`.
 """
 
 from inference.discovery.coupling import couple

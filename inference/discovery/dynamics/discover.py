@@ -34,8 +34,13 @@ def discover_dynamics(
     Terms are chosen and fitted on all dates (`inference.discovery.dynamics.sparse`). Held-out skill comes from choosing
     and fitting anew without a block of dates of every pixel and all that overlaps with it. The same is done in
     surrogates without a law (`.null`): an equation passes if its skill is above the greatest one over all equations in
-    all but 5 % of them (Westfall & Young 1993). Intervals and inclusion come from clusters of rows (a pixel during a
-    block of dates) and from posterior draws, both drawn with replacement.
+    all but 5 % of them (Westfall & Young 1993).
+
+    Intervals and inclusion come from fits to single posterior draws, with pixels and blocks of dates both drawn with
+    replacement, as errors may be common to either (Owen 2007, Annals of Applied Statistics 1, 386-411). A draw scatters
+    around the mean as the mean does around the truth, and flattens the law once more; so the fits are reflected about
+    the one to the means, :math:`2 c - c_b` (the basic bootstrap: Davison & Hinkley 1997, Bootstrap Methods, section
+    5.2). That keeps equalities, but a reflected coefficient may lie beyond a bound.
 
     Args:
         samples: joint draws of states and rates.
@@ -120,14 +125,13 @@ def heldout_skill(weak: WeakForm, rows: Rows) -> np.ndarray:
 
 
 def _resampled(weak: WeakForm, rows: Rows, found: Fit, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """`[B, S, J]` coefficients on the support found, and `[B, S, J]` the support that each would choose itself."""
+    """`[B, S, J]` reflected coefficients on the support found, and `[B, S, J]` the support that each would choose."""
     rng = np.random.default_rng(seed)
-    draws, clusters = weak.left.shape[0], np.unique(weak.clusters)
+    draws, pixels = weak.left.shape[:2]
     values, chosen = [], []
     for _ in range(count):
-        weights = np.zeros(weak.left.shape[1] * BLOCKS)
-        np.add.at(weights, rng.choice(clusters, len(clusters)), 1.0)
-        taken = rng.integers(draws, size=draws)
+        often = [np.bincount(rng.integers(size, size=size), minlength=size) for size in (pixels, BLOCKS)]
+        weights, taken = np.outer(*often).ravel().astype(float), rng.integers(draws, size=1)
         chosen.append(fit(weak, rows, weights, taken).support)
-        values.append(coefficients_on(weak, rows, found, weights, taken))
+        values.append(2 * found.coefficients - coefficients_on(weak, rows, found, weights, taken))
     return np.array(values), np.array(chosen)

@@ -30,7 +30,7 @@ class DynamicalLaw:
         states: names.
         library: the terms.
         coefficients: `[S, J]` per day; 0 where a term is absent.
-        resampled: `[B, S, J]` coefficients of the same terms on resampled clusters of rows and draws.
+        resampled: `[B, S, J]` coefficients of the same terms by the bootstrap of `discover_dynamics`.
         inclusion: `[S, J]` share of the resamples whose own choice has the term.
         heldout_skill: `[S]` share of the weighted square of the rate, in its weak form, that equations found at other
             dates explain; 0 is that of no change at all.
@@ -86,7 +86,7 @@ class DynamicalLaw:
 
     @property
     def median(self) -> np.ndarray:
-        """`[S, J]` median over the resamples."""
+        """`[S, J]` median over the resamples: the coefficients less their bias, but not to rounding on the rules."""
         return np.median(self.resampled, 0)
 
     def interval(self, level: float = 0.9) -> np.ndarray:
@@ -101,12 +101,13 @@ class DynamicalLaw:
         for state, rate in self.system.items():
             short = sympy.Symbol(state)
             left = rf"\frac{{d}}{{dt}}{sympy.latex(short, symbol_names=names)}"
-            rows.append(f"{left} &= {sympy.latex(_rounded(rate), symbol_names=names)}")
+            digits = {number: sympy.Float(f"{float(number):.3g}", 3) for number in rate.atoms(sympy.Float)}
+            rows.append(f"{left} &= {sympy.latex(rate.xreplace(digits), symbol_names=names)}")
         return "\\begin{aligned}\n" + " \\\\\n".join(rows) + "\n\\end{aligned}"
 
     def __str__(self) -> str:
         head = "The law passes the null." if self.passes else "No law passes the null."
-        lines = [f"{head} Share of it with as much skill, terms [per day, 90 % interval, share of resamples]:"]
+        lines = [f"{head} Coefficients per day, with 90 % intervals and the share of resamples that have the term:"]
         low, high = self.interval()
         for i, state in enumerate(self.states):
             lines.append(f"d{state}/dt: skill {self.heldout_skill[i]:.3f}, p {self.p_values[i]:.3f}")

@@ -59,7 +59,7 @@ def smooth(
 
     Raises:
         ValueError: shapes do not agree, dates do not increase, a pixel has less than four observations of a state, a
-            state does not vary, or the kernel has no derivative.
+            state does not vary, a driver has gaps or ends before the observations, or the kernel has no derivative.
     """
     days, values = np.asarray(days, float), np.asarray(values, float)
     if values.ndim != 3 or values.shape[1:] != (len(days), len(states)):
@@ -198,7 +198,15 @@ def _basis(
         wave = np.concatenate([np.cos(rate * (dates - start)), -rate * np.sin(rate * (dates - start))])
         near.append(np.repeat([size * np.cos(rate * (days - start))], pixels, 0))
         far.append(np.repeat([size * wave], pixels, 0))
-    for driver in drivers.values():
+    for name, driver in drivers.items():
+        if np.shape(driver) not in ((len(dates),), (pixels, len(dates))) or not np.isfinite(driver).all():
+            raise ValueError(
+                f"Driver {name!r} has shape {np.shape(driver)} or gaps: give [time] or [pixel, time] at dates."
+            )
+        if days[0] < dates[0] or days[-1] > dates[-1]:
+            raise ValueError(
+                f"Driver {name!r} does not reach over all observations: let dates begin and end with them."
+            )
         d = np.broadcast_to(driver, (pixels, len(dates)))
         for memory in MEMORIES if np.ptp(d) > 0 else ():
             h = _remembered(d, dates, memory)

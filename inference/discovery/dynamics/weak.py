@@ -35,6 +35,7 @@ WIDTHS = (1 / 16, 1 / 8)  # half-widths of test functions, in parts of the recor
 OVERLAP = 2  # test functions of a width that cover a date
 BLOCKS = 6  # of dates
 ROUNDS = 3
+EXACT = 1e-12  # least variance of an error, in mean squares of the rate: draws may be all alike
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Moments:
     energy: np.ndarray
     independent: float
 
-    def loss(self, coefficients: np.ndarray, clusters: np.ndarray | slice = slice(None)) -> float:
-        """Weighted squared error of `[J]` coefficients over some clusters."""
-        c, h = coefficients, self.hessian[clusters].sum(0)
-        return float(self.energy[clusters].sum() - 2 * c @ self.gradient[clusters].sum(0) + c @ h @ c)
+    def loss(self, coefficients: np.ndarray) -> float:
+        """Weighted squared error of `[J]` coefficients."""
+        c = coefficients
+        return float(self.energy.sum() - 2 * c @ self.gradient.sum(0) + c @ self.hessian.sum(0) @ c)
 
 
 class WeakForm:
@@ -93,11 +94,6 @@ class WeakForm:
         self.left = np.stack(list(columns), -1)
         self.right = -np.einsum("dpts,kt->dpks", samples.value, rate)
 
-    @property
-    def clusters(self) -> np.ndarray:
-        """`[pixel * K]` labels of pixel and block."""
-        return (np.arange(self.left.shape[1])[:, None] * BLOCKS + self.block).ravel()
-
     def moments(
         self, coefficients: np.ndarray, draws: np.ndarray | None = None, used: np.ndarray | None = None
     ) -> list[Moments]:
@@ -116,7 +112,8 @@ class WeakForm:
         used = np.ones(left.shape[:2], bool) if used is None else used
         for i, c in enumerate(coefficients):
             error = self.right[..., i] - self.left @ c
-            variance, right = error.var(0, ddof=1), self.right[every, ..., i].mean(0)
+            right = self.right[every, ..., i].mean(0)
+            variance = np.maximum(error.var(0, ddof=1), EXACT * max((right**2).mean(), EXACT))
             root = used / np.sqrt(variance + _misfit(error.mean(0)[used], variance[used]))
             whole = np.concatenate([left, right[..., None]], -1) * root[..., None]
             parts = [whole[:, self.block == b] for b in range(BLOCKS)]
