@@ -83,7 +83,7 @@ def distil(
         raise ValueError(f"The model reads {next(iter(model.modalities))!r} alone: there is nothing to hide from it.")
     validate(cube)
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
-    held = Holdout(data, holdout, model, 1.0, seed) if holdout else None
+    held = Holdout(data, holdout, model, hide_modality=1.0, seed=seed) if holdout else None
     data = held.data if held else data
     fabric = Fabric(accelerator=device, devices=1)
     fabric.seed_everything(seed, verbose=False)

@@ -33,7 +33,7 @@ class Holdout:
         data: the cube.
         share: of its pixels, in blocks on a grid.
         model: whose halo is read.
-        hide_modality: as in the fit.
+        hide_modality: probability that one modality is hidden from a pixel that is scored.
         seed: of the choice, and of what is hidden.
 
     Attributes:

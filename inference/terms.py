@@ -217,21 +217,6 @@ TERMS: dict[str, Callable[[Explanation], Tensor]] = {
 }
 
 
-def checked(terms: Collection[str], vae: PhysicsVAE) -> tuple[str, ...]:
-    """Names of terms in the order of `TERMS`.
-
-    Raises:
-        ValueError: a term is unknown, or no modality has a residual that it could hold back.
-    """
-    names = (terms,) if isinstance(terms, str) else tuple(terms)
-    unknown = [name for name in names if name not in TERMS]
-    if unknown:
-        raise ValueError(f"There is no term {unknown[0]!r}: choose among {', '.join(TERMS)}.")
-    if names and all(m.residual is None for m in vae.modalities.values()):
-        raise ValueError("No modality has a residual, which terms would hold back: leave terms empty.")
-    return tuple(name for name in TERMS if name in names)
-
-
 class Restraint:
     """Sum of some terms, with the weight that they have at the time.
 
