@@ -1,6 +1,6 @@
 """What one does with a model: fit it, read its posterior, map it, discover what it misses."""
 
-from inference.discovery import Template, couple, discover
+from inference.discovery import Template, couple, discover, refine
 from inference.distillation import distil
 from inference.embedding import embed
 from inference.evaluation import withheld_scores
@@ -27,6 +27,7 @@ __all__ = [
     "neural_posterior",
     "posterior",
     "predict",
+    "refine",
     "translate",
     "withheld_scores",
 ]

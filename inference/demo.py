@@ -20,6 +20,7 @@ from rich.console import Console
 
 from inference import plots
 from inference.discovery import Template, discover
+from inference.discovery.figures import residual_law
 from inference.evaluation import withheld_scores
 from inference.posterior import posterior
 from inference.prediction import export_geotiff, predict
@@ -196,7 +197,7 @@ def _figures(run: Run, cube: xr.DataTree, maps: xr.Dataset, tree: xr.DataTree, l
     figures["withheld"] = plots.withheld_skill(scores)
     for name in ("s1", "s2"):
         figures[f"residual_{name}"] = plots.residual_map(maps, name)
-    figures["residual_law"] = plots.residual_law(tree, laws)
+    figures["residual_law"] = residual_law(tree, laws)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=110)
 

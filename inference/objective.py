@@ -140,4 +140,4 @@ def expected_at(
         for k, angle in observed.angles(batch.pixels).items()
     }
     drivers = {k: driver[observed.index[date]].unsqueeze(-1) for k, driver in batch.drivers.items()}
-    return vae.modalities[name].expected(vae.variables(here), angles, drivers, shared.get(f"{name}_coefficients"))
+    return vae.physics(name, vae.variables(here), angles, drivers, shared)

@@ -1,4 +1,4 @@
-"""Figures of a run: maps, series, skill, residuals and laws.
+"""Figures of a run: maps, series, skill and residuals. Those of laws are in `inference.discovery.figures`.
 
 Every function returns a `matplotlib.figure.Figure` made without pyplot: nothing stays open, any backend can save it.
 Lines have the colours of Okabe & Ito (2008), values viridis, standard deviations magma, residuals RdBu.
@@ -19,13 +19,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from inference.discovery.dataset import Table, read_table
-from inference.discovery.law import LEVEL, Law, Laws
 from inference.prediction import FLAGS
 from inference.training import PHASE_IN
 from pi_vae.variables import CATALOGUE
 
-__all__ = ["elbo", "pixel_series", "reconstruction", "residual_law", "residual_map", "variable_map", "withheld_skill"]
+__all__ = ["elbo", "pixel_series", "reconstruction", "residual_map", "variable_map", "withheld_skill"]
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, GREY = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "0.45"
 STYLE = {
@@ -33,24 +31,26 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.4,
     "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white", "date.converter": "concise",
 }  # fmt: skip
-MAX_DATES, MAX_POINTS = 6, 250
+MAX_DATES = 6
 VARIABLES = {"lai": GREEN, "cab": ORANGE, "soil_moisture": BLUE}
 SIGNALS = {"NDVI": ("s2", ("B08", "B04"), GREEN), "VV": ("s1", ("VV",), SKY), "VH": ("s1", ("VH",), RED)}
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """The house's style around a function that draws a figure."""
+
     @functools.wraps(draw)
-    def styled(*args, **kwargs) -> Figure:
+    def in_style(*args, **kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **kwargs)
         for axes in figure.axes:  # ticks are made when drawn, outside this context
             axes.tick_params(which="major", labelsize=8, width=0.6, length=3)
         return figure
 
-    return styled
+    return in_style
 
 
-@_styled
+@styled
 def variable_map(maps: xr.Dataset, name: str, dates: Sequence | None = None) -> Figure:
     """Maps of the posterior mean and sd of a variable, a column per date, on common colour scales.
 
@@ -74,7 +74,7 @@ def variable_map(maps: xr.Dataset, name: str, dates: Sequence | None = None) -> 
     return _draw_maps(maps, (mean, sd), looks, title)
 
 
-@_styled
+@styled
 def residual_map(maps: xr.Dataset, modality: str, dates: Sequence | None = None) -> Figure:
     """Maps of the posterior mean of a residual: a row per channel, a column per date, one colour scale.
 
@@ -94,11 +94,11 @@ def residual_map(maps: xr.Dataset, modality: str, dates: Sequence | None = None)
     residual, channel = maps[f"residual_{modality}_mean"], f"{modality}_channel"
     rows = [_layers(row, maps, f"{modality}_time", dates) for row in residual.transpose(channel, ...)]
     largest = max(map(abs, _quantiles(sum(rows, []), 0.005, 0.995)))
-    looks = [(f"{c} [{_unit(residual.units)}]", "RdBu", (-largest, largest)) for c in maps[channel].values]
+    looks = [(f"{c} [{unit_text(residual.units)}]", "RdBu", (-largest, largest)) for c in maps[channel].values]
     return _draw_maps(maps, rows, looks, f"Residual of {modality}, posterior mean")
 
 
-@_styled
+@styled
 def pixel_series(tree: xr.DataTree, pixel: int = 0, withheld: Mapping | None = None) -> Figure:
     """Series of one pixel: variables with 50 and 90 % bands; NDVI and backscatter with predictive bands and data.
 
@@ -142,7 +142,8 @@ def pixel_series(tree: xr.DataTree, pixel: int = 0, withheld: Mapping | None = N
             coords = {time: withheld[modality][0], f"{modality}_channel": predictive[f"{modality}_channel"].values}
             hidden = _signal(xr.DataArray(withheld[modality][1], coords), name)
             axes.plot(hidden[time].values, hidden.values, "o", ms=5, mfc="white", mec=BLACK, label="withheld")
-        axes.set_ylabel(f"{name} [{_unit(predictive[modality].attrs.get('units', '1') if name != 'NDVI' else '1')}]")
+        unit = predictive[modality].attrs.get("units", "1") if name != "NDVI" else "1"
+        axes.set_ylabel(f"{name} [{unit_text(unit)}]")
     panels[-1].set_xlabel(f"date [UTC], pixel {pixel}")
     figure.align_ylabels(panels)
     looks = {"median": (1.4, 1.0), "90 %": (7, 0.28), "50 % (variables)": (7, 0.5)}
@@ -152,7 +153,7 @@ def pixel_series(tree: xr.DataTree, pixel: int = 0, withheld: Mapping | None = N
     return figure
 
 
-@_styled
+@styled
 def reconstruction(maps: xr.Dataset, cube: xr.DataTree) -> Figure:
     """Observed against reconstructed values of every band and polarisation, as counts on a log scale.
 
@@ -181,8 +182,8 @@ def reconstruction(maps: xr.Dataset, cube: xr.DataTree) -> Figure:
         norm.vmax = max(norm.vmax, number.max())
         mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(number, 0), norm=norm, cmap="viridis", rasterized=True)
         axes.axline(edges[[0, 0]], slope=1, color=RED, lw=0.9)
-        axes.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal", ylabel=f"reconstructed [{_unit(unit)}]")
-        axes.set_xlabel(f"observed [{_unit(unit)}]")
+        axes.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal", ylabel=f"reconstructed [{unit_text(unit)}]")
+        axes.set_xlabel(f"observed [{unit_text(unit)}]")
         axes.xaxis.set_major_locator(MaxNLocator(4)), axes.yaxis.set_major_locator(MaxNLocator(4))
         rmse, skill = np.sqrt(((y - x) ** 2).mean()), 1 - ((y - x) ** 2).mean() / max(x.var(), 1e-12)
         axes.set_title(f"{channel}   RMSE {rmse:.3g}{' dB' if unit == 'dB' else ''}   R² {skill:.2f}", fontsize=8)
@@ -190,7 +191,7 @@ def reconstruction(maps: xr.Dataset, cube: xr.DataTree) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def elbo(history: Mapping[str, Sequence[float]]) -> Figure:
     """Evidence lower bound per observation against step, raw and smoothed by a moving mean.
 
@@ -221,7 +222,7 @@ def elbo(history: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def withheld_skill(scores: Mapping[str, Mapping]) -> Figure:
     """Error on withheld observations relative to two baselines, and coverage of the 90 % intervals, by channel.
 
@@ -250,43 +251,7 @@ def withheld_skill(scores: Mapping[str, Mapping]) -> Figure:
     return figure
 
 
-@_styled
-def residual_law(tree: xr.DataTree, laws: Laws, target: str = "s1") -> Figure:
-    """Residual against the law found for it, channel by channel, and the Pareto front against the null.
-
-    Args:
-        tree: the posterior that the laws were found in.
-        laws: what `inference.discovery.discover` returns.
-        target: modality.
-
-    Returns:
-        The figure. A channel without a law that passes shows its candidate of greatest held-out skill, and says so.
-        Bars are posterior sd of up to 250 random rows; squares are weighted means of ten classes of all rows.
-
-    Raises:
-        ValueError: the laws are of another modality, or the tree lacks their inputs.
-    """
-    if laws.modality != target:
-        raise ValueError(f"The laws are of modality {laws.modality!r}, not {target!r}: give target={laws.modality!r}.")
-    shown = {law.channel: law for law in sorted(laws.front, key=lambda law: law.heldout_skill)}
-    shown |= {law.channel: law for law in laws.best}
-    inputs = {name for law in shown.values() for name in law.inputs}
-    table = read_table(tree, target, sorted(inputs) or None)
-    for name in inputs - set(table.names):
-        raise ValueError(f"Input {name!r} is {table.dropped[name]} in the tree: give the one that the laws are from.")
-    figure = Figure(figsize=(3.0 * len(table.channels) + 3.0, 3.4), layout="constrained")
-    *panels, front = figure.subplots(1, len(table.channels) + 1)
-    for c, (axes, channel) in enumerate(zip(panels, table.channels, strict=True)):
-        axes.set(xlabel=f"law [{_unit(table.unit)}]", ylabel=f"{channel} residual [{_unit(table.unit)}]")
-        axes.set_title(f"{channel}: no candidate")
-        if channel in shown:
-            _draw_fit(axes, table, c, shown[channel])
-    _draw_front(front, laws)
-    figure.suptitle("Laws that pass the null" if laws.best else "No law passes the null", fontweight="bold")
-    return figure
-
-
-def _unit(unit: str) -> str:
+def unit_text(unit: str) -> str:
     """CF unit for an axis: ``m2 m-2`` -> m² m⁻²."""
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     pretty = re.sub(r"(?<=[A-Za-z])-?\d+", lambda match: match[0].translate(raised), unit)
@@ -294,7 +259,7 @@ def _unit(unit: str) -> str:
 
 
 def _label(name: str) -> str:
-    return rf"$\mathrm{{{CATALOGUE[name].symbol}}}$ [{_unit(CATALOGUE[name].unit)}]"
+    return rf"$\mathrm{{{CATALOGUE[name].symbol}}}$ [{unit_text(CATALOGUE[name].unit)}]"
 
 
 def _layers(array: xr.DataArray, maps: xr.Dataset, time: str, dates: Sequence | None) -> list[tuple]:
@@ -366,35 +331,3 @@ def _pairs(maps: xr.Dataset, cube: xr.DataTree, modality: str):
         y = rebuilt.sel({f"{modality}_channel": channel}).values[seen]
         x = 10 * np.log10(np.maximum(x, 1e-6)) if name == "backscatter" else x
         yield channel, rebuilt.attrs.get("units", "1"), x, y.astype(float)
-
-
-def _draw_fit(axes: Axes, table: Table, c: int, law: Law) -> None:
-    rows = {name: table.x[..., i][table.seen] for i, name in enumerate(table.names)}
-    y, sd, weights = (array[..., c][table.seen] for array in (table.y, table.sd, table.weights))
-    x = np.broadcast_to(law.evaluate(rows) if law.inputs else float(law.expression), y.shape)
-    some = np.random.default_rng(0).permutation(y.size)[:MAX_POINTS]
-    axes.errorbar(x[some], y[some], sd[some], fmt="o", ms=2.5, color=SKY, elinewidth=0.5, alpha=0.6, zorder=1)
-    for part in np.array_split(np.argsort(x), min(10, y.size)):
-        mean = [np.average(v[part], weights=weights[part]) for v in (x, y)]
-        axes.plot(*mean, "s", ms=4.5, color=BLUE, mec="white", mew=0.5, zorder=3)
-    axes.axline((x.mean(), x.mean()), slope=1, color=BLACK, lw=0.9, ls="--", zorder=2)
-    verdict = "law" if law.passes else "best candidate, fails the null"
-    axes.set_title(f"{law.channel}: {verdict}\n${law.latex}$", fontsize=float(np.clip(450 / len(str(law)), 5, 9)))
-
-
-def _draw_front(axes: Axes, laws: Laws) -> None:
-    skills = [law.heldout_skill for law in laws.front]
-    floor = max(-0.3, min([0.0, *skills])) - 0.05  # skill has no lower bound: what lies below is drawn on the axis
-    if laws.null:
-        level = np.quantile(laws.null, 1 - LEVEL, method="higher")
-        axes.axhspan(floor, level, color="0.9", lw=0, label=f"null, {100 * (1 - LEVEL):.0f} %")
-    channels = dict.fromkeys(law.channel for law in laws.front)
-    for channel, colour in zip(channels, (BLUE, RED, GREEN, ORANGE, SKY) * len(channels), strict=False):
-        points = [(w.complexity, max(w.heldout_skill, floor), w.passes) for w in laws.front if w.channel == channel]
-        axes.plot(*zip(*[point[:2] for point in points], strict=True), color=colour, lw=1, label=channel)
-        for x, y, passes in points:
-            axes.plot(x, y, "o", ms=5, mfc=colour if passes else "white", mec=colour, clip_on=False)
-    axes.set(xlabel="complexity [count]", ylabel="held-out skill R² [–]", title="Pareto front (filled: passes)")
-    axes.set_ylim(floor, max(0.1, 1.1 * max([0.0, *skills, *laws.null])))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.legend(*axes.get_legend_handles_labels())

@@ -193,6 +193,9 @@ def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str
         return {"variable": list(model.dynamic), "course_term": model.course.terms}, attrs
     name, _, kind = site.rpartition("_") if not site.endswith("static_odds") else site.partition("_static_odds")
     modality = model.modalities[name]
+    if kind.startswith("law"):
+        law = modality.laws[int(kind.removeprefix("law"))]
+        return {f"{site}_coefficient": list(law.names)}, {"long_name": str(law.expression)}
     if kind == "coefficients":
         return {f"{name}_coefficient": list(modality.coefficient_names)}, attrs
     channel = {f"{name}_channel": list(modality.channels)}

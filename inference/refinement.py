@@ -213,9 +213,8 @@ class WhitenedPosterior:
             static = model.static_marginals(s).unbind(-1)
             values = dict(zip((*model.dynamic, *model.static), (*dynamic, *static), strict=True))
             drivers = {k: d[index] for k, d in self.batch.drivers.items()}
-            coefficients = self.shared.get(f"{name}_coefficients")
             angles = seen.angles(self.batch.pixels)
-            mean = model.modalities[name].expected(values, angles, drivers, coefficients).expand(pixels, dates, -1)
+            mean = model.physics(name, values, angles, drivers, self.shared).expand(pixels, dates, -1)
             slopes = [torch.autograd.grad(c.sum(), (u, s), retain_graph=True) for c in mean.unbind(-1)]
         by_dynamic = torch.nan_to_num(torch.stack([d.transpose(1, 2) for d, _ in slopes], 2))
         by_static = torch.nan_to_num(torch.stack([d for _, d in slopes], 2))

@@ -220,6 +220,7 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     later = {id(p) for reader in model.encoder.readers.values() for p in reader.caution.parameters()}
     fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters() if id(p) not in later]
     parts = [part for r in residuals for part in (r.loading, r.relevance, r.network)] + [model.course]
+    parts += [law for m in model.modalities.values() for law in m.laws]
     loadings = [p for part in parts if part is not None for p in part.parameters()]
     apart = later | {id(p) for p in (*slow, *fast, *loadings)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]

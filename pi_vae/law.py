@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+import pyro.distributions as dist
 import sympy
 import torch
 from torch import Tensor, nn
@@ -27,21 +28,27 @@ MAX_EXPONENT = 12
 class LawTerm(nn.Module):
     r"""Contribution of a law to one channel of a modality.
 
-    .. math:: \Delta_c(t) = f\big(\mathrm{clip}(x(t)); \theta\big), \qquad \Delta_{c'}(t) = 0 \text{ for } c' \neq c
+    .. math::
+        \Delta_c(t) = f\big(\mathrm{clip}(x(t)); \theta\big), \qquad \Delta_{c'}(t) = 0 \text{ for } c' \neq c,
+        \qquad \theta \sim N(\mu, \Sigma)
 
-    The coefficients :math:`\theta` are parameters, so that a refit may adjust them. Inputs are clipped to `limits`,
-    the range over which the law was found: beyond it the law is continued as a constant instead of extrapolated.
+    The coefficients :math:`\theta` are global latents of the model, with what discovery says of them as prior. Their
+    posterior starts as the prior and is mean-field along the columns of a root of :math:`\Sigma`. Inputs are clipped to
+    `limits`, the range over which the law was found: beyond it the law is continued as a constant instead of
+    extrapolated.
 
     Args:
         expression: the law as text, see `parse`.
         inputs: names of the inputs that it reads.
         channel: index of the channel it belongs to.
         channels: number `C` of channels of the modality.
-        coefficients: name -> value of the constants that stand as names in the expression.
+        coefficients: name -> prior mean of the constants that stand as names in the expression.
         limits: input -> (low, high); inputs that are not named are not clipped.
+        covariance: `[K][K]` prior covariance of the constants; by default an sd of a tenth of each mean.
 
     Raises:
-        ValueError: the expression is not a law, the channel does not exist, or a name is both input and coefficient.
+        ValueError: the expression is not a law, the channel does not exist, a name is both input and coefficient, or
+            the covariance is none.
 
     Example:
         >>> term = LawTerm("c0*exp(c1*lai)", ["lai"], channel=0, channels=2, coefficients={"c0": 1.5, "c1": -0.6})
@@ -57,6 +64,7 @@ class LawTerm(nn.Module):
         channels: int,
         coefficients: Mapping[str, float] | None = None,
         limits: Mapping[str, tuple[float, float]] | None = None,
+        covariance: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         coefficients = dict(coefficients or {})
@@ -71,13 +79,35 @@ class LawTerm(nn.Module):
         if both:
             raise ValueError(f"The law calls {both[0]!r} both an input and a coefficient: rename the coefficient.")
         self.expression = parse(expression, (*self.inputs, *self.names))
-        self.coefficients = nn.Parameter(torch.tensor(list(coefficients.values()), dtype=torch.get_default_dtype()))
+        loc = torch.tensor(list(coefficients.values()), dtype=torch.float64)
+        floor = (1e-3 * loc).abs().clamp_min(1e-9)  # a covariance without full rank has a root all the same
+        wide = torch.diag((0.1 * loc).abs().clamp_min(1e-6) ** 2)
+        known = wide if covariance is None else torch.as_tensor(covariance, dtype=torch.float64) + torch.diag(floor**2)
+        self.covariance = None if covariance is None else [list(map(float, row)) for row in covariance]
+        if known.shape != (len(loc), len(loc)) or torch.linalg.cholesky_ex(known).info:
+            raise ValueError(f"This is no covariance of {len(loc)} coefficients: give a positive definite matrix.")
+        dtype = torch.get_default_dtype()
+        self.register_buffer("prior_loc", loc.to(dtype))
+        self.register_buffer("prior_root", torch.linalg.cholesky(known).to(dtype))
+        # In units of the prior, so that one learning rate suits coefficients of any size.
+        self.shift = nn.Parameter(torch.zeros_like(self.prior_loc))
+        self.log_shrinkage = nn.Parameter(torch.zeros_like(self.prior_loc))
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def prior(self) -> dist.TorchDistribution:
+        """Prior of the coefficients, event shape `[K]`."""
+        return dist.MultivariateNormal(self.prior_loc, scale_tril=self.prior_root)
+
+    def posterior(self) -> dist.TorchDistribution:
+        """Variational posterior of the coefficients, event shape `[K]`."""
+        loc = self.prior_loc + self.prior_root @ self.shift
+        return dist.MultivariateNormal(loc, scale_tril=self.prior_root * self.log_shrinkage.exp())
+
+    def forward(self, inputs: Mapping[str, Tensor], coefficients: Tensor | None = None) -> Tensor:
         """Evaluate the law.
 
         Args:
             inputs: name -> `[..., T]`, `[..., 1]` or `[T]`, in the units the law was found in; others are ignored.
+            coefficients: `[K]`; by default their posterior means.
 
         Returns:
             `[..., T, C]` in the units of the likelihood (`T` is 1 if every input of the law is static).
@@ -93,7 +123,8 @@ class LawTerm(nn.Module):
             )
         values = {name: inputs[name] for name in self.inputs}
         values |= {name: values[name].clamp(*limits) for name, limits in self.limits.items() if name in values}
-        named = values | dict(zip(self.names, self.coefficients.unbind(), strict=True))
+        coefficients = self.posterior().mean if coefficients is None else coefficients
+        named = values | dict(zip(self.names, coefficients.unbind(-1), strict=True))
         value = torch.as_tensor(evaluate(self.expression, named, torch))
         blank = torch.zeros_like(value)
         return torch.stack([value if i == self.channel else blank for i in range(self.channels)], dim=-1)
@@ -106,8 +137,9 @@ class LawTerm(nn.Module):
             "inputs": list(self.inputs),
             "channel": self.channel,
             "channels": self.channels,
-            "coefficients": dict(zip(self.names, self.coefficients.tolist(), strict=True)),
+            "coefficients": dict(zip(self.names, self.prior_loc.tolist(), strict=True)),
             "limits": {name: list(limits) for name, limits in self.limits.items()},
+            "covariance": self.covariance,
         }
 
     @classmethod

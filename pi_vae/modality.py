@@ -62,6 +62,7 @@ class Modality(nn.Module):
         geometry: Mapping[str, Tensor],
         drivers: Mapping[str, Tensor],
         coefficients: Tensor | None,
+        laws: Sequence[Tensor] | None = None,
     ) -> Tensor:
         """What physics and the laws found say the sensor sees, without residual.
 
@@ -70,6 +71,7 @@ class Modality(nn.Module):
             geometry: angle -> `[T]` or `[..., T]` degrees.
             drivers: name -> `[T]` weather, for laws.
             coefficients: `[G]` coefficients of the operator.
+            laws: coefficients of every law; by default their posterior means.
 
         Returns:
             `[..., T, C]` in the units of the likelihood.
@@ -78,8 +80,8 @@ class Modality(nn.Module):
         if coefficients is not None:
             named.update(zip(self.coefficient_names, coefficients.unbind(-1), strict=True))
         signal = self.to_likelihood(self.operator(named, geometry))
-        for law in self.laws:
-            signal = signal + law({**variables, **geometry, **drivers})
+        for law, constants in zip(self.laws, laws if laws is not None else [None] * len(self.laws), strict=True):
+            signal = signal + law({**variables, **geometry, **drivers}, constants)
         return signal
 
     def to_likelihood(self, signal: Tensor) -> Tensor:

@@ -323,17 +323,26 @@ class PhysicsVAE(nn.Module):
         self, name: str, latents: Latents, batch: Batch, shared: Mapping[str, Tensor], residual: bool = True
     ) -> Tensor:
         """Mean of a modality's likelihood at its dates, `[..., T_m, C]`; without its residual on request."""
-        modality, observed = self.modalities[name], batch.modalities[name]
+        observed = batch.modalities[name]
         drivers = {k: d[observed.index] for k, d in batch.drivers.items()}
-        mean = modality.expected(
-            self.variables(latents, observed.index),
-            observed.angles(batch.pixels),
-            drivers,
-            shared.get(f"{name}_coefficients"),
-        )
+        values = self.variables(latents, observed.index)
+        mean = self.physics(name, values, observed.angles(batch.pixels), drivers, shared)
         if residual and name in latents.residual:
             mean = mean + self.residual(name, latents, shared)[..., observed.index, :]
         return mean
+
+    def physics(
+        self,
+        name: str,
+        variables: Mapping[str, Tensor],
+        angles: Mapping[str, Tensor],
+        drivers: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+    ) -> Tensor:
+        """`Modality.expected` of a modality with what the global latents say of its coefficients and laws."""
+        modality = self.modalities[name]
+        laws = [shared[f"{name}_law{i}"] for i in range(len(modality.laws))]
+        return modality.expected(variables, angles, drivers, shared.get(f"{name}_coefficients"), laws)
 
     def residual(self, name: str, latents: Latents, shared: Mapping[str, Tensor]) -> Tensor:
         """Contribution of a modality's exclusive residual at the union dates, `[..., T, C]`."""
@@ -353,7 +362,7 @@ class PhysicsVAE(nn.Module):
 
     @property
     def global_latents(self) -> dict[str, GlobalLatents]:
-        """The positive global latents by site name: not common course, loadings and networks."""
+        """The positive global latents by site name: not common course, loadings, networks and laws."""
         sites = {"lengthscale": self.lengthscale, "static_odds": self.static_odds}
         for name, modality in self.modalities.items():
             sites[f"{name}_noise"] = modality.noise
@@ -378,6 +387,8 @@ class PhysicsVAE(nn.Module):
                 sites[f"{name}_network"] = getattr(residual.network, which)()
         if self.course is not None:
             sites["course"] = getattr(self.course, which)()
+        for name, modality in self.modalities.items():
+            sites |= {f"{name}_law{i}": getattr(law, which)() for i, law in enumerate(modality.laws)}
         return sites
 
     @property

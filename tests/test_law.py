@@ -46,10 +46,9 @@ def test_gradients_are_those_of_finite_differences() -> None:
     term, x = law(), {name: value.requires_grad_() for name, value in inputs().items()}
 
     def contribution(coefficients: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
-        named = dict(zip(INPUTS, values, strict=True))
-        return torch.func.functional_call(term, {"coefficients": coefficients}, (named,))
+        return term(dict(zip(INPUTS, values, strict=True)), coefficients)
 
-    coefficients = term.coefficients.detach().requires_grad_()
+    coefficients = term.prior_loc.clone().requires_grad_()
     assert torch.autograd.gradcheck(contribution, (coefficients, *x.values()))
 
 

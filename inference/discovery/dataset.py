@@ -91,6 +91,12 @@ class Table:
         keep = self.seen if where is None else self.seen & where
         return self.x[keep], self.y[..., channel][keep], self.weights[..., channel][keep]
 
+    def drawn(self, where: np.ndarray | None = None, draws: int = 4) -> np.ndarray:
+        """Some draws of the inputs at the rows that `rows` gives, `[draw, row, P]`."""
+        keep = self.seen if where is None else self.seen & where
+        some = np.linspace(0, len(self.x_draws) - 1, min(draws, len(self.x_draws))).astype(int)
+        return self.x_draws[some][:, keep].astype(float)
+
     def replace(self, **changes) -> Table:
         """A copy with some attributes changed."""
         return dataclasses.replace(self, **changes)

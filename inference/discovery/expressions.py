@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from pi_vae.law import evaluate
 __all__ = ["canonical", "complexity", "parametrise", "poles", "values_of"]
 
 ONE = sympy.Integer(1)
+STEEP = 10.0  # logarithm of a factor
 
 
 def complexity(expression: sympy.Expr) -> int:
@@ -92,21 +94,33 @@ def _spread(product: sympy.Expr) -> sympy.Expr:
 def parametrise(expression: sympy.Expr) -> tuple[sympy.Expr, dict[str, float]]:
     """Replace every constant by a coefficient `c0`, `c1` …; exponents and whole numbers stay.
 
+    ``1e-60*exp(x)`` within a sum becomes ``exp(c0 + x)``: a factor so small or large is no constant to fit.
+
     Returns:
         (form, coefficient -> value)
     """
     values: dict[str, float] = {}
 
+    def named(value: float) -> sympy.Symbol:
+        name = f"c{len(values)}"
+        values[name] = float(value)
+        return sympy.Symbol(name)
+
     def visit(node: sympy.Expr) -> sympy.Expr:
         if node.is_Float:
-            name = f"c{len(values)}"
-            values[name] = float(node)
-            return sympy.Symbol(name)
+            return named(float(node))
         if not node.args:
             return node
         if node.is_Pow:
             return visit(node.args[0]) ** node.args[1]
-        return node.func(*(visit(a) for a in node.args))
+        return node.func(*(steep(a) if node.is_Add else visit(a) for a in node.args))
+
+    def steep(term: sympy.Expr) -> sympy.Expr:
+        factor, rest = term.as_coeff_Mul()
+        size = abs(math.log(abs(float(factor)))) if factor != 0 else 0.0
+        if rest.func is not sympy.exp or size < STEEP:
+            return visit(term)
+        return sympy.sign(factor) * sympy.exp(named(math.log(abs(float(factor)))) + visit(rest.args[0]))
 
     return visit(expression), values
 

@@ -10,31 +10,34 @@ import sympy
 from scipy.optimize import least_squares
 
 from inference.discovery.dimensions import Units
-from inference.discovery.engines import Budget, Engine
+from inference.discovery.engines import Budget, Candidate, Engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.template import Template
 from pi_vae.law import FUNCTIONS
 
-__all__ = ["Fitted", "Rows", "pareto_front", "refit", "skill"]
+__all__ = ["Fitted", "Rows", "pareto_front", "refit", "skill", "values_of_draws"]
 
-WORTH = 0.002  # skill that a longer law has to add to stand on the front
+WORTH = 0.01  # share of what the shorter ones leave over that a longer law has to explain to stand on the front
 MAX_COEFFICIENTS = 8
+PER_LENGTH = 3  # candidates of a length whose constants are fitted
+PRECISION = 1e-6  # of the fit of constants
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Inputs `[row, input]`, target `[row]` and weights `[row]`."""
+    """Inputs `[row, input]`, target `[row]`, weights `[row]` and, where there are, draws `[draw, row, input]`."""
 
     x: np.ndarray
     y: np.ndarray
     weights: np.ndarray
+    draws: np.ndarray | None = None
 
     def some(self, count: int, seed: int) -> Rows:
         """At most `count` of the rows."""
         if len(self.y) <= count:
             return self
         kept = np.sort(np.random.default_rng(seed).choice(len(self.y), count, replace=False))
-        return Rows(self.x[kept], self.y[kept], self.weights[kept])
+        return Rows(self.x[kept], self.y[kept], self.weights[kept], None if self.draws is None else self.draws[:, kept])
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Fitted:
 def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows: Rows, steps: int = 60) -> dict:
     r"""Coefficients :math:`\arg\min_\theta \sum_i w_i (y_i - f(x_i; \theta))^2` by Levenberg–Marquardt.
 
+    Where the rows hold draws of the inputs, `f` is its mean over them.
+
     Args:
         form: in the inputs and the coefficients.
         start: coefficient -> value to start from.
@@ -83,15 +88,26 @@ def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows:
     # A step to where the form is not defined must look worse than staying.
     wall = 1e3 * root * max(np.abs(rows.y).max(), 1e-6)
 
+    compiled = sympy.lambdify([sympy.Symbol(name) for name in (*names, *keys)], form, "numpy")  # of a form, not a text
+    columns = np.moveaxis(rows.x if rows.draws is None else rows.draws, -1, 0)
+
     def misfit(theta: np.ndarray) -> np.ndarray:
-        value = root * (values_of(form, dict(zip(keys, theta, strict=True)), names, rows.x) - rows.y)
+        value = np.asarray(compiled(*columns, *theta), dtype=float)
+        value = root * ((value.mean(0) if value.ndim == 2 else value) - rows.y)
         return np.where(np.isfinite(value), np.clip(value, -wall, wall), wall)
 
     first = np.array([start[k] for k in keys])
     with np.errstate(all="ignore"):
-        found = least_squares(misfit, first, method="lm", x_scale="jac", max_nfev=steps * (len(keys) + 1))
+        limits = {"ftol": PRECISION, "xtol": PRECISION, "max_nfev": steps * (len(keys) + 1)}
+        found = least_squares(misfit, first, method="lm", x_scale="jac", **limits)
     better = np.isfinite(found.x).all() and 2 * found.cost <= (misfit(first) ** 2).sum()
     return dict(zip(keys, map(float, found.x if better else first), strict=True))
+
+
+def values_of_draws(form: sympy.Expr, values: dict[str, float], names: Sequence[str], x: np.ndarray) -> np.ndarray:
+    """Mean over draws of a form at inputs `[draw, row, input]`; `[row]`."""
+    flat = values_of(form, values, names, x.reshape(-1, x.shape[-1]))
+    return flat.reshape(x.shape[:2]).mean(0)
 
 
 def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> float:
@@ -106,7 +122,8 @@ def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> flo
     Returns:
         Between -1 and 1; what is worse, or not finite, is -1.
     """
-    error = rows.y - values_of(fitted.form, fitted.coefficients, names, rows.x)
+    draws = rows.x[None] if rows.draws is None else rows.draws
+    error = rows.y - values_of_draws(fitted.form, fitted.coefficients, names, draws)
     total = (rows.weights * (rows.y - level) ** 2).sum()
     with np.errstate(all="ignore"):
         value = 1 - (rows.weights * error**2).sum() / max(total, 1e-300)
@@ -140,7 +157,8 @@ def pareto_front(
     """
     sample = rows.some(budget.rows, seed)
     forms: dict[sympy.Expr, dict[str, float]] = {}
-    for candidate in engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget, units):
+    proposed = engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget, units)
+    for candidate in _promising(proposed, names, sample):
         # Moving constants about could turn a fixed number of a prescribed form into a coefficient.
         form, start = parametrise(candidate.expression if template.free else canonical(candidate.expression))
         form = template.project(form, start)
@@ -159,9 +177,25 @@ def pareto_front(
     front: list[Fitted] = []
     for fitted in sorted(fits, key=lambda f: (f.complexity, -f.skill, str(f.form))):
         best = front[-1].skill if front else 0.0
-        if fitted.skill > best + WORTH and not template.check(fitted.expression, names, hull, units):
+        if fitted.skill <= best + WORTH * (1 - best):
+            continue
+        if not template.check(fitted.form, names, hull, units, fitted.coefficients):
             front.append(fitted)
     return front
+
+
+def _promising(candidates: Sequence[Candidate], names: Sequence[str], rows: Rows) -> list[Candidate]:
+    """The best of each length as they are proposed: to fit the constants of all would take most of the time."""
+    errors = {}
+    for candidate in candidates:
+        error = rows.weights @ (values_of(candidate.expression, {}, names, rows.x) - rows.y) ** 2
+        errors[candidate] = error if np.isfinite(error) else np.inf
+    kept: dict[int, list[Candidate]] = {}
+    for candidate in sorted(errors, key=errors.__getitem__):
+        alike = kept.setdefault(candidate.complexity, [])
+        if len(alike) < PER_LENGTH:
+            alike.append(candidate)
+    return [candidate for length in sorted(kept) for candidate in kept[length]]
 
 
 def _symbols(names: dict[str, float]) -> set[sympy.Symbol]:

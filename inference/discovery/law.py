@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sympy
@@ -14,27 +15,14 @@ from inference.discovery.expressions import values_of
 from pi_vae.law import LawTerm, parse
 from pi_vae.variables import CATALOGUE
 
-__all__ = ["LEVEL", "WORTHWHILE", "Coefficient", "Law", "Laws"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["LEVEL", "WORTHWHILE", "Law", "Laws"]
 
 LEVEL = 0.05
 STABLE = 0.5  # share of the resamples that must find a law with the same inputs
 WORTHWHILE = 0.02  # held-out skill below which a law does not matter, however significant
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """A constant of a law.
-
-    Attributes:
-        value: fitted to the posterior means of residual and inputs; the one that the law is evaluated with.
-        mean, sd: over fits to joint draws of residual and inputs, each on blocks of pixels drawn with replacement.
-            Draws scatter, which flattens a law (errors in variables): a mean far from the value says that the inputs
-            are known too poorly for the constant.
-    """
-
-    value: float
-    mean: float
-    sd: float
 
 
 @dataclass(frozen=True)
@@ -45,11 +33,14 @@ class Law:
         modality, channel: whose residual it explains.
         channels: all channels of the modality.
         form: SymPy expression in the inputs and the coefficients.
-        coefficients: name -> `Coefficient`.
+        coefficients: name -> value.
+        covariance: `[K][K]` of them (`inference.discovery.evidence.gather`); NaN where they cannot be told apart.
         unit: of the law.
         units: input -> unit.
         ranges: input -> (lowest, highest) value that it was found on.
+        typical: input -> its median there.
         complexity: constants, variables, operations and functions.
+        description_length: in nats; of two laws of a channel the one with less explains more with less.
         train_skill: weighted R2 on the blocks of pixels and dates that it was found on.
         heldout_skill: weighted R2 on other pixels at other dates, with the constants of the former.
         null: greatest held-out skill over all laws and channels, of every permutation.
@@ -62,11 +53,14 @@ class Law:
     channel: str
     channels: tuple[str, ...]
     form: sympy.Expr
-    coefficients: Mapping[str, Coefficient]
+    coefficients: Mapping[str, float]
+    covariance: tuple[tuple[float, ...], ...]
     unit: str
     units: Mapping[str, str]
     ranges: Mapping[str, tuple[float, float]]
+    typical: Mapping[str, float]
     complexity: int
+    description_length: float
     train_skill: float
     heldout_skill: float
     null: tuple[float, ...]
@@ -81,7 +75,7 @@ class Law:
     @property
     def expression(self) -> sympy.Expr:
         """The law with its numbers."""
-        return self.form.xreplace({sympy.Symbol(k): sympy.Float(c.value) for k, c in self.coefficients.items()})
+        return self.form.xreplace({sympy.Symbol(k): sympy.Float(c) for k, c in self.coefficients.items()})
 
     @property
     def p_value(self) -> float:
@@ -116,13 +110,32 @@ class Law:
         Returns:
             `[...]` in units of the residual.
         """
+        return self._at(inputs, self.coefficients)
+
+    def evaluate_draws(self, inputs: Mapping[str, np.ndarray], draws: int = 200, seed: int = 0) -> np.ndarray:
+        """`evaluate` with coefficients drawn from what is known of them.
+
+        Args:
+            inputs: as for `evaluate`.
+            draws: how many.
+            seed: of the draws.
+
+        Returns:
+            `[draw, ...]` in units of the residual.
+        """
+        drawn = np.random.default_rng(seed).multivariate_normal(
+            list(self.coefficients.values()), np.nan_to_num(np.array(self.covariance)), draws, method="eigh"
+        )
+        return np.stack([self._at(inputs, dict(zip(self.coefficients, each, strict=True))) for each in drawn])
+
+    def _at(self, inputs: Mapping[str, np.ndarray], values: Mapping[str, float]) -> np.ndarray:
         arrays = np.broadcast_arrays(*(np.asarray(inputs[name], dtype=float) for name in self.inputs))
         x = np.stack([a.ravel() for a in arrays], -1)
-        values = {k: c.value for k, c in self.coefficients.items()}
-        return values_of(self.form, values, self.inputs, x).reshape(arrays[0].shape)
+        return values_of(self.form, dict(values), self.inputs, x).reshape(arrays[0].shape)
 
     def term(self, channels: Sequence[str] | None = None) -> LawTerm:
-        """The law as a differentiable term, clipped to the range it was found on.
+        """The law as a differentiable term, clipped to the range it was found on; what is known of its coefficients is
+        their prior.
 
         Args:
             channels: channels of the modality in the order of the model; by default in that of the posterior.
@@ -138,8 +151,9 @@ class Law:
             self.inputs,
             channels.index(self.channel),
             len(channels),
-            {k: c.value for k, c in self.coefficients.items()},
+            self.coefficients,
             self.ranges,
+            self.covariance if np.isfinite(self.covariance).all() else None,
         )
 
     def to_dict(self) -> dict:
@@ -149,7 +163,8 @@ class Law:
             "channel": self.channel,
             "channels": list(self.channels),
             "form": str(self.form),
-            "coefficients": {k: {"value": c.value, "mean": c.mean, "sd": c.sd} for k, c in self.coefficients.items()},
+            "coefficients": dict(self.coefficients),
+            "covariance": [[None if np.isnan(c) else c for c in row] for row in self.covariance],
             "unit": self.unit,
             "units": dict(self.units),
             "ranges": {k: list(v) for k, v in self.ranges.items()},
@@ -159,6 +174,8 @@ class Law:
             "null": list(self.null),
             "stability": None if np.isnan(self.stability) else self.stability,
             "inclusion": dict(self.inclusion),
+            "typical": dict(self.typical),
+            "description_length": self.description_length,
             # For readers of the file; `from_dict` computes them anew.
             "expression": str(_rounded(self.expression)),
             "p_value": self.p_value,
@@ -178,7 +195,7 @@ class Law:
             | {
                 "channels": tuple(data["channels"]),
                 "form": parse(data["form"], (*data["units"], *data["coefficients"])),
-                "coefficients": {k: Coefficient(**c) for k, c in data["coefficients"].items()},
+                "covariance": tuple(tuple(np.nan if c is None else c for c in row) for row in data["covariance"]),
                 "ranges": {k: (low, high) for k, (low, high) in data["ranges"].items()},
                 "null": tuple(data["null"]),
                 "stability": float("nan") if data["stability"] is None else data["stability"],
@@ -206,15 +223,10 @@ class Laws:
 
     @property
     def best(self) -> list[Law]:
-        """At most one law per channel: of those that pass, the shortest within 0.02 of the greatest held-out skill."""
-        chosen = []
-        for channel in dict.fromkeys(law.channel for law in self.front):
-            passing = [law for law in self.front if law.channel == channel and law.passes]
-            if passing:
-                most = max(law.heldout_skill for law in passing)
-                good = [law for law in passing if law.heldout_skill >= most - WORTHWHILE]
-                chosen.append(min(good, key=lambda law: law.complexity))
-        return chosen
+        """At most one law per channel: of those that pass, the one with the least description length."""
+        channels = dict.fromkeys(law.channel for law in self.front)
+        passing = ([law for law in self.front if law.channel == channel and law.passes] for channel in channels)
+        return [min(laws, key=lambda law: law.description_length) for laws in passing if laws]
 
     def table(self) -> str:
         """The fronts as text, one law a line."""
@@ -226,6 +238,12 @@ class Laws:
                 f"{law.p_value:6.3f} {'pass' if law.passes else 'fail'}  {_rounded(law.expression)}"
             )
         return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """The Pareto front against the null and what each input does (`inference.discovery.figures.laws_figure`)."""
+        from inference.discovery.figures import laws_figure  # draws with what reads this module
+
+        return laws_figure(self)
 
     def __str__(self) -> str:
         best = self.best

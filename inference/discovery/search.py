@@ -11,9 +11,9 @@ import xarray as xr
 from inference.discovery.dataset import Table, read_table
 from inference.discovery.dimensions import Units
 from inference.discovery.engines import Budget, Engine, load_engine
-from inference.discovery.expressions import values_of
-from inference.discovery.fitting import Fitted, Rows, pareto_front, refit, skill
-from inference.discovery.law import LEVEL, WORTHWHILE, Coefficient, Law, Laws
+from inference.discovery.evidence import weighed
+from inference.discovery.fitting import Fitted, Rows, pareto_front, skill
+from inference.discovery.law import LEVEL, WORTHWHILE, Law, Laws
 from inference.discovery.null import permute, split
 from inference.discovery.template import Template
 
@@ -22,11 +22,10 @@ __all__ = ["discover"]
 log = logging.getLogger(__name__)
 
 RESAMPLES, RESAMPLED = 8, 0.7
-DRAWS = 24
 
 
 def discover(
-    tree: xr.DataTree,
+    tree: xr.DataTree | Table,
     target: str = "s1",
     template: Template | None = None,
     engine: str = "auto",
@@ -45,8 +44,8 @@ def discover(
     of the level by the number of channels would need.
 
     Args:
-        tree: posterior draws (`inference.posterior`), at least 20.
-        target: modality whose residual is to be explained.
+        tree: posterior draws (`inference.posterior`), at least 20; or a table made of them (`read_table`).
+        target: modality whose residual is to be explained; that of the table, if one is given.
         template: what a law must satisfy.
         engine: ``"auto"`` or the name of an engine (`inference.discovery.engines.ENGINES`).
         seed: the same one gives the same laws.
@@ -66,7 +65,7 @@ def discover(
     if permutations < round(1 / LEVEL) - 1:
         raise ValueError(f"With {permutations} permutations no law can pass at the level {LEVEL}: give at least 19.")
     name, engine_ = load_engine(engine, template)
-    table = read_table(tree, target, template.inputs)
+    table = tree if isinstance(tree, Table) else read_table(tree, target, template.inputs)
     unused = sorted(template.constrained - set(table.names))
     if unused:
         raise ValueError(
@@ -85,7 +84,7 @@ def discover(
         log.info("Permutation %d of %d: greatest held-out skill %.3f.", i, permutations, null[-1])
     laws: list[Law] = []
     for c in channels:
-        drafts = [_law(search, table, c, fitted, heldout, tuple(null)) for fitted, heldout in fronts[c]]
+        drafts = _laws(search, table, c, fronts[c], tuple(null))
         if any(law.passes for law in drafts):
             supports = [search.supports(table, c, each) for each in seeds[1 + permutations :]]
             drafts = [_with_stability(law, table, supports) for law in drafts]
@@ -101,7 +100,7 @@ def discover(
         "level": LEVEL,
         "worthwhile": WORTHWHILE,
     }
-    return Laws(target, tuple(laws), tuple(null), table.dropped, settings)
+    return Laws(table.modality, tuple(laws), tuple(null), table.dropped, settings)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class _Search:
     dates: np.ndarray  # [time] held out
 
     def front(self, table: Table, channel: int, where: np.ndarray, seed: int) -> list[Fitted]:
-        rows = Rows(*table.rows(channel, where))
+        rows = Rows(*table.rows(channel, where), table.drawn(where))
         if len(rows.y) < 4:
             return []
         hull = table.x[table.seen]
@@ -125,7 +124,9 @@ class _Search:
     def judged(self, table: Table, channel: int, seed: int) -> list[tuple[Fitted, float]]:
         """The front found on the training blocks, each law with its skill on the held-out ones."""
         inside = ~self.pixels & ~self.dates
-        train, test = (Rows(*table.rows(channel, where)) for where in (inside, self.pixels & self.dates))
+        train, test = (
+            Rows(*table.rows(channel, where), table.drawn(where)) for where in (inside, self.pixels & self.dates)
+        )
         if not len(test.y):
             return []
         front = self.front(table, channel, inside, seed)
@@ -138,44 +139,38 @@ class _Search:
         return [(f.complexity, f.inputs(table.names)) for f in self.front(table, channel, ~left_out, seed)]
 
 
-def _law(search: _Search, table: Table, channel: int, fitted: Fitted, heldout: float, null: tuple[float, ...]) -> Law:
-    """Evidence around a fit; its constants are fitted anew to the rows of all blocks."""
-    names, budget = table.names, search.budget
-    rows = Rows(*table.rows(channel))
-    values = refit(fitted.form, fitted.coefficients, names, rows.some(3 * budget.rows, 0))
-    final = Fitted(fitted.form, values, fitted.complexity, fitted.skill)
-    finite = np.isfinite(values_of(fitted.form, values, names, rows.x)).all()
-    if not finite or search.template.violations(final.expression, table):
-        values = dict(fitted.coefficients)
-    drawn = []
-    kept = np.flatnonzero(table.seen)
-    kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), budget.rows)).astype(int)]
-    weights = table.weights[..., channel].reshape(-1)[kept]
-    block = np.repeat(table.block, len(table.times))[kept]
-    rng = np.random.default_rng(0)
-    for i in np.linspace(0, len(table.y_draws) - 1, min(DRAWS, len(table.y_draws))).astype(int):
-        x = table.x_draws[i].reshape(-1, len(names))[kept].astype(float)
-        y = table.y_draws[i, ..., channel].reshape(-1)[kept].astype(float)
-        count = np.bincount(rng.integers(0, table.block.max() + 1, table.block.max() + 1), minlength=block.max() + 1)
-        inside = count[block] > 0
-        rows = Rows(x[inside], y[inside], (weights * count[block])[inside])
-        drawn.append(list(refit(fitted.form, values, names, rows, steps=20).values()))
-    mean, sd = np.mean(drawn, 0), np.std(drawn, 0, ddof=1)
-    inputs = fitted.inputs(names)
-    return Law(
-        modality=table.modality,
-        channel=table.channels[channel],
-        channels=table.channels,
-        form=fitted.form,
-        coefficients={k: Coefficient(v, float(mean[i]), float(sd[i])) for i, (k, v) in enumerate(values.items())},
-        unit=table.unit,
-        units={name: table.units[name] for name in inputs},
-        ranges={name: table.ranges[name] for name in inputs},
-        complexity=fitted.complexity,
-        train_skill=fitted.skill,
-        heldout_skill=heldout,
-        null=null,
-    )
+def _laws(
+    search: _Search, table: Table, channel: int, front: list[tuple[Fitted, float]], null: tuple[float, ...]
+) -> list[Law]:
+    """Evidence around the laws of a front; their constants are fitted anew to the rows of all blocks."""
+    fits = [fitted for fitted, _ in front]
+    gathered = weighed(fits, table, channel, 3 * search.budget.rows, len(search.template.operators))
+    laws = []
+    for (fitted, heldout), (evidence, length) in zip(front, gathered, strict=True):
+        values = evidence.coefficients
+        if search.template.violations(fitted.form, table, values):
+            values = dict(fitted.coefficients)
+        inputs = fitted.inputs(table.names)
+        laws.append(
+            Law(
+                modality=table.modality,
+                channel=table.channels[channel],
+                channels=table.channels,
+                form=fitted.form,
+                coefficients=values,
+                covariance=tuple(map(tuple, evidence.covariance.tolist())),
+                unit=table.unit,
+                units={name: table.units[name] for name in inputs},
+                ranges={name: table.ranges[name] for name in inputs},
+                typical={name: float(np.median(table.x[..., table.names.index(name)][table.seen])) for name in inputs},
+                complexity=fitted.complexity,
+                description_length=length,
+                train_skill=fitted.skill,
+                heldout_skill=heldout,
+                null=null,
+            )
+        )
+    return laws
 
 
 def _with_stability(law: Law, table: Table, supports: list[list[tuple[int, tuple[str, ...]]]]) -> Law:

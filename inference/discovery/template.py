@@ -199,20 +199,28 @@ class Template:
                 form = form - at + sympy.nsimplify(value, rational=True)
         return form
 
-    def violations(self, expression: sympy.Expr, table: Table) -> list[str]:
+    def violations(
+        self, expression: sympy.Expr, table: Table, coefficients: Mapping[str, float] | None = None
+    ) -> list[str]:
         """What is wrong with a candidate.
 
         Args:
-            expression: in the inputs of the table, with numbers for its coefficients.
+            expression: in the inputs of the table, and in the coefficients.
             table: the data over whose range the constraints are to hold.
+            coefficients: name -> value; by default none, as where all constants are numbers.
 
         Returns:
             One sentence for every constraint that is violated; empty if the candidate may be returned.
         """
-        return self.check(expression, table.names, table.x[table.seen], Units(table.units, table.unit))
+        return self.check(expression, table.names, table.x[table.seen], Units(table.units, table.unit), coefficients)
 
     def check(
-        self, expression: sympy.Expr, names: Sequence[str], rows: np.ndarray, units: Units | None = None
+        self,
+        expression: sympy.Expr,
+        names: Sequence[str],
+        rows: np.ndarray,
+        units: Units | None = None,
+        coefficients: Mapping[str, float] | None = None,
     ) -> list[str]:
         """`violations` over rows `[row, input]` of the inputs `names`.
 
@@ -223,6 +231,10 @@ class Template:
         """
         if self.units and units is None:
             raise ValueError("The template asks for consistent units: give the units of the inputs and of the target.")
+        constants = dict(coefficients or {})
+        # A factor in an exponent may be too large for a number in front: values come from the form.
+        numbers = {sympy.Symbol(name): sympy.Float(value) for name, value in constants.items()}
+        form, expression = expression, expression.xreplace(numbers)
         found = self._syntax(expression, names, units)
         if found:
             return found
@@ -231,14 +243,14 @@ class Template:
         box = rng.uniform(low, high, (SAMPLES, len(names)))
         some = rows[np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int)]
 
-        def value(x: np.ndarray, form: sympy.Expr = expression) -> np.ndarray:
-            return values_of(form, {}, names, x)
+        def value(x: np.ndarray, part: sympy.Expr = form) -> np.ndarray:
+            return values_of(part, constants, names, x)
 
         everywhere, inside = value(rows), value(box)
         # What overflows when squared is no more use than what overflows at once.
         if not (np.abs(everywhere) < HUGE).all() or not (np.abs(inside) < HUGE).all():
             return ["It is not finite over the range of the data."]
-        for divisor in poles(expression):
+        for divisor in poles(form):
             signs = np.sign(np.concatenate([value(rows, divisor), value(box, divisor)]))
             if signs.min() != signs.max():
                 return [f"It has a pole within the range of the data, where {divisor} = 0."]

@@ -12,12 +12,12 @@ import xarray as xr
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
-from inference.discovery import Coefficient, Law, Laws
+from inference.discovery import Law, Laws
+from inference.discovery.figures import laws_figure, residual_law
 from inference.plots import (
     elbo,
     pixel_series,
     reconstruction,
-    residual_law,
     residual_map,
     variable_map,
     withheld_skill,
@@ -127,12 +127,12 @@ def make_laws(heldout: float) -> Laws:
     """Two candidates for VV, the second with the held-out skill given, and one for VH that is worthless."""
 
     def law(channel: str, form: str, complexity: int, skill: float) -> Law:
-        coefficients = {"c0": Coefficient(1.5, 1.4, 0.1), "c1": Coefficient(-0.6, -0.55, 0.05)}
-        names = [name for name in coefficients if name in form]
+        coefficients = {name: value for name, value in {"c0": 1.5, "c1": -0.6}.items() if name in form}
         symbols = {name: sympy.Symbol(name) for name in ("lai", "c0", "c1")}
+        known = tuple(map(tuple, np.diag([0.01, 0.0025][-len(coefficients) :]).tolist()))
         return Law(
-            "s1", channel, CHANNELS["s1"], sympy.sympify(form, symbols), {n: coefficients[n] for n in names}, "dB",
-            {"lai": "m2 m-2"}, {"lai": (0.3, 3.8)}, complexity, skill + 0.05, skill, NULL,
+            "s1", channel, CHANNELS["s1"], sympy.sympify(form, symbols), coefficients, known, "dB",
+            {"lai": "m2 m-2"}, {"lai": (0.3, 3.8)}, {"lai": 1.2}, complexity, -skill, skill + 0.05, skill, NULL,
         )  # fmt: skip
 
     front = (law("VV", "c1*lai", 3, 0.05), law("VV", "c0*exp(c1*lai)", 6, heldout), law("VH", "c1*lai", 3, -4.0))
@@ -344,6 +344,22 @@ def test_no_law_is_said_to_be_none(tree: xr.DataTree) -> None:
 def test_laws_of_another_modality_are_refused(tree: xr.DataTree) -> None:
     with pytest.raises(ValueError, match="target='s1'"):
         residual_law(tree, make_laws(0.7), target="s2")
+
+
+def test_what_an_input_does_is_shown_with_its_band() -> None:
+    front, panel = laws_figure(make_laws(0.7)).axes
+    assert front.get_xlabel() == "complexity [count]" and panel.get_xlabel() == "lai [m² m⁻²]"
+    (curve,) = (line for line in panel.lines if len(line.get_xdata()) > 2)
+    x = curve.get_xdata()
+    np.testing.assert_allclose(curve.get_ydata(), 1.5 * np.exp(-0.6 * x))
+    assert (x[0], x[-1]) == (0.3, 3.8)
+    wide = max(panel.findobj(FillBetweenPolyCollection), key=lambda band: np.ptp(band.get_paths()[0].vertices[:, 1]))
+    low, high = (np.quantile(1.5 + 0.1 * np.random.default_rng(1).normal(size=9999), q) for q in (0.05, 0.95))
+    inside = wide.get_paths()[0].vertices
+    at_start = inside[np.isclose(inside[:, 0], 0.3), 1]
+    assert np.ptp(at_start) == pytest.approx((high - low) * np.exp(-0.18), rel=0.15)
+    assert "fails the null" in laws_figure(make_laws(0.08)).axes[1].get_title()
+    assert len(laws_figure(Laws("s1", (), ())).axes) == 1
 
 
 # All

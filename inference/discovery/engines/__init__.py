@@ -1,7 +1,7 @@
 """Engines propose equations; everything they propose is refitted, checked and tested by the caller.
 
 An engine is a module with `CAPABILITIES`, `INSTALL`, `available` and `search`. To add one, write such a module and name
-it in `ENGINES`, where the first comes first for ``"auto"``.
+it in `ENGINES`; of those that search by chance, ``"auto"`` takes the first that is installed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from inference.discovery.dimensions import Units
 if TYPE_CHECKING:
     from inference.discovery.template import Template
 
-__all__ = ["CHECKED", "ENGINES", "Budget", "Candidate", "Engine", "Scaling", "anchored", "load_engine"]
+__all__ = ["CHECKED", "ENGINES", "Budget", "Candidate", "Engine", "Scaling", "Together", "anchored", "load_engine"]
 
-ENGINES = {"pysr": "inference.discovery.engines.pysr", "operon": "inference.discovery.engines.operon"}
+ENGINES = {name: f"inference.discovery.engines.{name}" for name in ("pysr", "operon", "terms")}
 
 #: fields of a template that any engine honours, as they are built into its candidates or checked on them
 CHECKED = frozenset(
@@ -154,12 +154,28 @@ def anchored(
     return x, y, weights
 
 
-def load_engine(name: str = "auto", template: Template | None = None) -> tuple[str, Engine]:
-    """Engine by name; ``"auto"`` takes the first that is installed and honours the template.
+@dataclass(frozen=True)
+class Together:
+    """Engines that propose side by side.
+
+    Attributes:
+        engines: each of which honours the template.
+    """
+
+    engines: tuple[Engine, ...]
+
+    def search(self, *args, **kwargs) -> list[Candidate]:
+        """What all of them propose, the shortest first."""
+        proposed = [candidate for engine in self.engines for candidate in engine.search(*args, **kwargs)]
+        return sorted(proposed, key=lambda c: (c.complexity, str(c.expression)))
+
+
+def load_engine(name: str = "auto", template: Template | None = None) -> tuple[str, Engine | Together]:
+    """Engine by name; ``"auto"`` enumerates terms and runs the first genetic engine that is installed, side by side.
 
     Args:
         name: of the engine.
-        template: what it has to honour; by default nothing.
+        template: what it has to honour; by default nothing. ``"auto"`` takes what can honour it.
 
     Returns:
         name and engine.
@@ -173,9 +189,12 @@ def load_engine(name: str = "auto", template: Template | None = None) -> tuple[s
     asked = template.asks if template is not None else frozenset()
     engines: dict[str, Engine] = {key: importlib.import_module(path) for key, path in ENGINES.items()}
     able = [key for key, engine in engines.items() if asked <= engine.CAPABILITIES]
-    for key in [key for key in able if name in ("auto", key)]:
-        if engines[key].available():
-            return key, engines[key]
+    there = [key for key in able if engines[key].available()]
+    if name in there:
+        return name, engines[name]
+    if name == "auto" and there:
+        chosen = list(dict.fromkeys((*(key for key in there if key == "terms"), there[0])))
+        return "+".join(chosen), Together(tuple(engines[key] for key in chosen))
     if name == "auto" and able:
         raise ImportError(
             f"No engine that honours the template is installed ({', '.join(able)}): {engines[able[-1]].INSTALL}."

@@ -1,0 +1,128 @@
+"""What the data say of a law once its form is chosen: constants by draws, their covariance, its description length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm, t
+
+from inference.discovery.dataset import Table
+from inference.discovery.expressions import complexity
+from inference.discovery.fitting import Fitted, Rows, refit, values_of_draws
+
+__all__ = ["Evidence", "gather", "weighed"]
+
+DRAWS = 10
+STEP = 1e-4  # of a coefficient, for derivatives
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Constants of a law, fitted to the rows of all blocks.
+
+    Attributes:
+        coefficients: name -> value.
+        covariance: `[K, K]` of them.
+        errors: `[row]` what the law leaves over, weights at one on average.
+        cells: `[row]` label of the cell, a block of pixels in a stretch of dates.
+    """
+
+    coefficients: dict[str, float]
+    covariance: np.ndarray
+    errors: np.ndarray
+    cells: np.ndarray
+
+    def description_length(self, fitted: Fitted, symbols: int, effective: float) -> float:
+        r"""Nats that it takes to write down the law, its constants and what it leaves over.
+
+        .. math:: L = \tfrac{n}{2} \log \overline{e^2} + \tfrac{K}{2} \log n + C \log S
+
+        with `n` effective rows, `K` constants, complexity `C` and `S` symbols to choose from (Rissanen 1978; for
+        equations, Guimerà et al. 2020, doi:10.1126/sciadv.aav6971). Only differences between laws matter.
+        """
+        fit = 0.5 * effective * math.log(max(float((self.errors**2).mean()), 1e-300))
+        return fit + 0.5 * len(self.coefficients) * math.log(effective) + complexity(fitted.form) * math.log(symbols)
+
+    @property
+    def effective(self) -> float:
+        r"""Number of rows over the design effect, :math:`\sum_g (\sum_{i \in g} e_i)^2 / \sum_i e_i^2`, `g` a cell."""
+        together = (np.bincount(self.cells, self.errors) ** 2).sum()
+        return len(self.errors) / max(float(together / (self.errors**2).sum()), 1.0)
+
+
+def gather(fitted: Fitted, table: Table, channel: int, rows: int) -> Evidence:
+    r"""Fit the constants of a law to draws of its inputs, and say how well they are known.
+
+    .. math:: \hat\theta = \arg\min_\theta \sum_i w_i \Big(y_i - \frac{1}{D} \sum_d f(x_i^{(d)}; \theta)\Big)^2
+
+    Posterior draws of the inputs scatter around the posterior mean as the truth does, so that the mean over draws is
+    what is expected of the residual; the law of the posterior mean is not, where it bends. The covariance is the
+    sandwich of least squares with the spatial blocks as clusters (Liang & Zeger 1986), by :math:`G/(G-1)` and so
+    inflated that normal intervals of 90 % are those of Student's t with :math:`G-1` degrees of freedom (Cameron &
+    Miller 2015), `G` the number of blocks.
+
+    Args:
+        fitted: form and constants to start from.
+        table: the data.
+        channel: index.
+        rows: rows at most; they are picked evenly.
+    """
+    kept = np.flatnonzero(table.seen)
+    kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), rows)).astype(int)]
+    some = np.linspace(0, len(table.x_draws) - 1, min(DRAWS, len(table.x_draws))).astype(int)
+    draws = table.x_draws[some].reshape(len(some), -1, len(table.names))[:, kept].astype(float)
+    y, weights = (array[..., channel].reshape(-1)[kept] for array in (table.y, table.weights))
+    block, season = (a.reshape(-1)[kept] for a in np.broadcast_arrays(table.block[:, None], table.season))
+    data = Rows(draws.mean(0), y, weights / weights.mean(), draws)
+    values = refit(fitted.form, fitted.coefficients, table.names, data)
+    keys, root = list(values), np.sqrt(data.weights)
+
+    def errors(theta: np.ndarray) -> np.ndarray:
+        return root * (y - values_of_draws(fitted.form, dict(zip(keys, theta, strict=True)), table.names, draws))
+
+    theta = np.array(list(values.values()))
+    left = errors(theta)
+    slopes = np.empty((len(y), len(keys)))
+    for k in range(len(keys)):
+        step = np.zeros(len(keys))
+        step[k] = STEP * max(abs(theta[k]), 1e-8)
+        slopes[:, k] = (errors(theta - step) - errors(theta + step)) / (2 * step[k])
+    covariance = _sandwich(slopes, left, block)
+    return Evidence(values, covariance, left, block * (season.max() + 1) + season)
+
+
+def weighed(
+    front: Sequence[Fitted], table: Table, channel: int, rows: int, operators: int
+) -> list[tuple[Evidence, float]]:
+    """Evidence and description length of the laws of a front, all with the effective rows of the most accurate one.
+
+    Args:
+        front: the laws.
+        table: the data.
+        channel: index.
+        rows: rows at most.
+        operators: how many a law may be written with, besides the inputs.
+    """
+    found = [gather(fitted, table, channel, rows) for fitted in front]
+    if not found:
+        return []
+    effective = min(found, key=lambda e: (e.errors**2).sum()).effective
+    symbols = operators + len(table.names) + 1
+    lengths = [e.description_length(f, symbols, effective) for e, f in zip(found, front, strict=True)]
+    return list(zip(found, lengths, strict=True))
+
+
+def _sandwich(slopes: np.ndarray, errors: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """`[K, K]` covariance of least-squares constants with clusters; scaled so that the inverse is well behaved."""
+    scale = np.sqrt((slopes**2).sum(0))
+    if not (np.isfinite(scale).all() and (scale > 0).all()):
+        return np.full((slopes.shape[1],) * 2, np.nan)
+    bread = np.linalg.pinv((slopes / scale).T @ (slopes / scale), rcond=1e-12, hermitian=True)
+    count = int(block.max()) + 1
+    scores = np.stack([np.bincount(block, errors * column, count) for column in (slopes / scale).T], 1)
+    meat = scores.T @ scores * count / (count - 1)
+    student = t.ppf(0.95, count - 1) / norm.ppf(0.95)
+    return student**2 * (bread @ meat @ bread) / np.outer(scale, scale)
