@@ -21,6 +21,7 @@ WORTH = 0.01  # share of what the shorter ones leave over that a longer law has 
 MAX_COEFFICIENTS = 8
 PER_LENGTH = 3  # candidates of a length whose constants are fitted
 PRECISION = 1e-6  # of the fit of constants
+QUICK = 15  # steps of it while there are many candidates
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows:
     columns = np.moveaxis(rows.x if rows.draws is None else rows.draws, -1, 0)
 
     def misfit(theta: np.ndarray) -> np.ndarray:
-        value = np.asarray(compiled(*columns, *theta), dtype=float)
+        with np.errstate(all="ignore"):
+            value = np.asarray(compiled(*columns, *theta), dtype=float)
         value = root * ((value.mean(0) if value.ndim == 2 else value) - rows.y)
         return np.where(np.isfinite(value), np.clip(value, -wall, wall), wall)
 
@@ -163,15 +165,15 @@ def pareto_front(
         form, start = parametrise(candidate.expression if template.free else canonical(candidate.expression))
         form = template.project(form, start)
         start = {k: v for k, v in start.items() if form.has(sympy.Symbol(k))}
-        if any(f.func.__name__ not in FUNCTIONS for f in form.atoms(sympy.Function)):
-            continue  # the sine of an imaginary constant is a hyperbolic one
+        if not _readable(form):
+            continue
         length = complexity(form)
         if length <= template.max_length and len(start) <= MAX_COEFFICIENTS and form.free_symbols - _symbols(start):
             forms.setdefault(form, start)
     level = float(np.average(rows.y, weights=rows.weights))
     fits = []
     for form, start in forms.items():
-        coefficients = refit(form, start, names, sample)
+        coefficients = refit(form, start, names, sample, steps=QUICK)
         fitted = Fitted(form, coefficients, complexity(form), 0.0)
         fits.append(Fitted(form, coefficients, fitted.complexity, skill(fitted, names, rows, level)))
     front: list[Fitted] = []
@@ -188,6 +190,8 @@ def _promising(candidates: Sequence[Candidate], names: Sequence[str], rows: Rows
     """The best of each length as they are proposed: to fit the constants of all would take most of the time."""
     errors = {}
     for candidate in candidates:
+        if not _readable(candidate.expression):
+            continue  # the sine of an imaginary constant is a hyperbolic one
         error = rows.weights @ (values_of(candidate.expression, {}, names, rows.x) - rows.y) ** 2
         errors[candidate] = error if np.isfinite(error) else np.inf
     kept: dict[int, list[Candidate]] = {}
@@ -196,6 +200,10 @@ def _promising(candidates: Sequence[Candidate], names: Sequence[str], rows: Rows
         if len(alike) < PER_LENGTH:
             alike.append(candidate)
     return [candidate for length in sorted(kept) for candidate in kept[length]]
+
+
+def _readable(form: sympy.Expr) -> bool:
+    return all(f.func.__name__ in FUNCTIONS for f in form.atoms(sympy.Function))
 
 
 def _symbols(names: dict[str, float]) -> set[sympy.Symbol]:

@@ -77,7 +77,7 @@ def tree() -> xr.DataTree:
 
 @pytest.fixture(scope="module")
 def laws(tree: xr.DataTree) -> Laws:
-    return discover(tree, budget=SMALL)
+    return discover(tree, engine="operon", budget=SMALL)
 
 
 # The law that is there, and the one that is not
@@ -96,12 +96,12 @@ def test_a_planted_law_is_found(laws: Laws) -> None:
 
 
 def test_no_law_where_there_is_none() -> None:
-    laws = discover(make_tree(None, seed=3), budget=SMALL)
+    laws = discover(make_tree(None, seed=3), engine="operon", budget=SMALL)
     assert laws.best == [] and str(laws).endswith("No law passes the null.")
 
 
 def test_the_same_seed_gives_the_same_laws(tree: xr.DataTree) -> None:
-    first, second = (discover(tree, budget=TINY, seed=7).to_json() for _ in range(2))
+    first, second = (discover(tree, engine="operon", budget=TINY, seed=7).to_json() for _ in range(2))
     assert first == second
 
 
@@ -133,7 +133,7 @@ def test_false_laws_are_rare(shared: bool) -> None:
     for seed in range(10, 22):
         tree = make_tree(None, seed=seed)
         tree = with_shared_course(tree, seed) if shared else tree
-        found.append(bool(discover(tree, seed=seed, budget=SMALL).best))
+        found.append(bool(discover(tree, seed=seed, engine="operon", budget=SMALL).best))
     assert sum(found) <= 2, "more than 2 of 12 at a level of 5 % has a probability of 2 %"
 
 
