@@ -164,7 +164,7 @@ def make_table(law: PlantedLaw | None, noise: float, seed: int, inputs: tuple[st
 def numbers(expression: sympy.Expr) -> set[float]:
     """Sizes of the constants of a law, however it is written."""
     forms = (expression, canonical(expression), sympy.expand(expression))
-    sizes = {abs(float(n)) for form in forms for n in form.atoms(sympy.Float)} | {1.0}
+    sizes = {abs(float(n)) for form in forms for n in form.atoms(sympy.Number) if n != 0} | {1.0}
     return sizes | {abs(math.log(n)) for n in sizes if abs(math.log(n)) > 10}  # a factor that stands in an exponent
 
 

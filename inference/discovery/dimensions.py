@@ -1,6 +1,7 @@
 r"""Dimensions of units, and whether an equation whose constants have unknown units is consistent.
 
-Every subexpression has a dimension, a vector of exponents over metre, kilogram, second, kelvin and mole. A constant has
+Every subexpression has a dimension, a vector of exponents over metre, kilogram, second, kelvin, mole and
+ampere. A constant has
 an unknown one, and the rules of an equation (terms of a sum agree, products add, powers scale, arguments of exp, log,
 sin and cos vanish) are linear in the exponents. The equation is consistent if that system has a solution,
 
@@ -24,7 +25,7 @@ from pi_vae.variables import CATALOGUE
 
 __all__ = ["Units", "dimension", "inconsistency", "unit_of"]
 
-BASES = ("m", "kg", "s", "K", "mol")
+BASES = ("m", "kg", "s", "K", "mol", "A")
 #: dimension -> units that have it
 SYMBOLS: dict[str, str] = {
     "": "1 % dB Np degree degrees deg rad sr",
@@ -33,6 +34,11 @@ SYMBOLS: dict[str, str] = {
     "s": "s min h day days d year",
     "K": "K degC",
     "mol": "mol",
+    "A": "A mA",
+    "A s": "C",
+    "kg m s-2": "N",
+    "kg m2 s-3 A-1": "V",
+    "kg s-2 A-1": "T",
     "kg m2 s-2": "J kJ MJ",
     "kg m2 s-3": "W",
     "kg m-1 s-2": "Pa hPa kPa",
@@ -66,7 +72,7 @@ def dimension(unit: str) -> dict[str, Fraction]:
         unit: product of units with whole exponents, as in ``"kg m-2"`` or ``"1"``.
 
     Returns:
-        Of ``m kg s K mol`` those with an exponent other than 0.
+        Of ``m kg s K mol A`` those with an exponent other than 0.
 
     Raises:
         ValueError: a unit is unknown.

@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 from scipy.optimize import least_squares
 
-from inference.discovery.dimensions import Units
+from inference.discovery.dimensions import Units, inconsistency
 from inference.discovery.engines import Budget, Candidate, Engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.template import Template
@@ -160,7 +160,7 @@ def pareto_front(
     sample = rows.some(budget.rows, seed)
     forms: dict[sympy.Expr, dict[str, float]] = {}
     proposed = engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget, units)
-    for candidate in _promising(proposed, names, sample):
+    for candidate in _promising(proposed, names, sample, template, units):
         # Moving constants about could turn a fixed number of a prescribed form into a coefficient.
         form, start = parametrise(candidate.expression if template.free else canonical(candidate.expression))
         form = template.project(form, start)
@@ -186,18 +186,22 @@ def pareto_front(
     return front
 
 
-def _promising(candidates: Sequence[Candidate], names: Sequence[str], rows: Rows) -> list[Candidate]:
+def _promising(
+    candidates: Sequence[Candidate], names: Sequence[str], rows: Rows, template: Template, units: Units | None
+) -> list[Candidate]:
     """The best of each length as they are proposed: to fit the constants of all would take most of the time."""
     errors = {}
     for candidate in candidates:
         if not _readable(candidate.expression):
             continue  # the sine of an imaginary constant is a hyperbolic one
+        if template.units and inconsistency(candidate.expression, units, template.dimensionless_constants):
+            continue
         error = rows.weights @ (values_of(candidate.expression, {}, names, rows.x) - rows.y) ** 2
         errors[candidate] = error if np.isfinite(error) else np.inf
     kept: dict[int, list[Candidate]] = {}
     for candidate in sorted(errors, key=errors.__getitem__):
         alike = kept.setdefault(candidate.complexity, [])
-        if len(alike) < PER_LENGTH:
+        if len(alike) < PER_LENGTH * (3 if template.shapes else 1):  # the very best may be refused
             alike.append(candidate)
     return [candidate for length in sorted(kept) for candidate in kept[length]]
 

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
 
 from inference.discovery.dataset import DAY_OF_YEAR, GEOMETRY
-from inference.discovery.dimensions import Units
+from inference.discovery.dimensions import Units, dimension
 from inference.discovery.engines import CHECKED, Budget, Candidate, anchored
+from inference.discovery.engines.powers import agreeing, power_laws
 from inference.discovery.expressions import complexity
 from inference.discovery.template import Template
 
@@ -33,6 +34,7 @@ INSTALL = "it is always there"
 ROWS = 300
 PAIRS, SUMS, LONGER = 60, 24, 10  # structures that a factor, a second term, a third term is added to
 KEPT = 5  # candidates of each kind
+GROUPS = 6
 LARGEST = 30.0  # exponent, in absolute value
 
 
@@ -42,6 +44,7 @@ SHAPES: dict[str, tuple[str, Callable]] = {
     "square": ("square", lambda m, x: x**2),
     "root": ("sqrt", lambda m, x: m.sqrt(x)),
     "inverse": ("div", lambda m, x: 1 / x),
+    "inverse square": ("div square", lambda m, x: 1 / x**2),
     "log": ("log", lambda m, x: m.log(x)),
     "log1p": ("log add", lambda m, x: m.log(1 + x)),
     "stretched log": ("log add mul", lambda m, x, b: m.log(1 + b * x)),
@@ -101,11 +104,12 @@ def search(
             rest is left to the caller.
         seed: of the choice of rows, where there are many.
         budget: rows at most.
-        units: not used here.
+        units: of inputs and target; with pure constants, products of powers that agree with them are enumerated too.
 
     Returns:
         Candidates, shortest first; none if the target is constant.
     """
+    data = x
     x, y, weights = anchored(template, x, y, weights, names)
     count = min(len(y), budget.rows, ROWS)
     rows = np.sort(np.random.default_rng(seed).choice(len(y), count, replace=False))
@@ -113,7 +117,9 @@ def search(
     if not np.ptp(y) > 0:
         return []
     allowed = [i for i, name in enumerate(names) if template.inputs is None or name in template.inputs]
-    elements = [e for i in allowed for e in _elements(names[i], x[:, i], set(template.operators))]
+    told = units.inputs if units is not None else {}
+    operators = set(template.operators)
+    elements = [e for i in allowed for e in _elements(names[i], data[:, i], x[:, i], operators, told.get(names[i], ""))]
     if not elements:
         return []
     scored = _Scored(elements, y, root)
@@ -123,11 +129,17 @@ def search(
     triples = scored.triples(pairs[: PAIRS // 2])
     plain = scored.sums(singles, False) if adds else []
     sums = scored.sums([*pairs[: SUMS // 4], *singles[: SUMS // 4]], products) if adds else []
-    longer = scored.sums([*plain[: LONGER // 2], *sums[: LONGER // 2]], False) if adds else []
+    longer = scored.sums(plain[: LONGER // 2], False) + scored.sums(sums[: LONGER // 2], products) if adds else []
     kept = [law for kind in (singles, pairs, triples, plain, sums, longer) for law in _best_of(kind, scored)]
     # A term may have come in for the sake of another one that came later.
     kept += [law[:k] + law[k + 1 :] for law in kept for k in range(len(law)) if len(law) > 1]
     laws: dict[sympy.Expr, Candidate] = {}
+    if products and "div" in operators:
+        pure = template.dimensionless_constants and units is not None
+        powers = agreeing(names, allowed, units) if pure else None
+        factors = _pure_factors(names, allowed, x, operators, units) if pure else []
+        for expression in power_laws(names, allowed, x, y, root, powers, factors):
+            laws.setdefault(expression, Candidate(expression, complexity(expression)))
     for terms in dict.fromkeys(kept):
         for expression in scored.laws(terms):
             length = complexity(expression)
@@ -244,11 +256,11 @@ def _best_of(laws: list[tuple[Term, ...]], scored: _Scored) -> list[tuple[Term, 
     return list(dict.fromkeys([*laws[:KEPT], *few[: KEPT // 2]]))
 
 
-def _elements(name: str, x: np.ndarray, operators: set[str]) -> list[Element]:
-    """Elementary terms of one input that the operators allow and that are finite at the rows."""
+def _elements(name: str, data: np.ndarray, x: np.ndarray, operators: set[str], unit: str) -> list[Element]:
+    """Elementary terms of one input, on the scales of the data, that the operators allow and that are finite at `x`."""
     found = []
     with np.errstate(all="ignore"):
-        for shape, grid in _grids(name, x).items():
+        for shape, grid in _grids(name, data, unit).items():
             needed, function = SHAPES[shape]
             for constants in grid if set(needed.split()) <= operators else ():
                 column = function(np, x, *constants)
@@ -257,7 +269,25 @@ def _elements(name: str, x: np.ndarray, operators: set[str]) -> list[Element]:
     return found
 
 
-def _grids(name: str, x: np.ndarray) -> dict[str, list[tuple[float, ...]]]:
+def _pure_factors(
+    names: Sequence[str], allowed: Sequence[int], x: np.ndarray, operators: set[str], units: Units
+) -> list[tuple[sympy.Expr, np.ndarray]]:
+    """Elementary terms of pure inputs and of the simplest pure products of the others."""
+    found = []
+    for i in allowed:
+        if not dimension(units.inputs[names[i]]):
+            elements = _elements(names[i], x[:, i], x[:, i], operators, units.inputs[names[i]])
+            found += [(e.expression, e.column) for e in elements]
+    groups = [g for g in agreeing(names, allowed, replace(units, target="1")) if g.any() and (g == g.round()).all()]
+    for powers in groups[:GROUPS] if (x > 0).all() else []:
+        column = np.exp(np.log(x) @ powers)
+        product = sympy.Mul(*(sympy.Symbol(n) ** int(p) for n, p in zip(names, powers, strict=True)))
+        elements = _elements("group", column, column, operators, "1")
+        found += [(e.expression.xreplace({sympy.Symbol("group"): product}), e.column) for e in elements]
+    return found
+
+
+def _grids(name: str, x: np.ndarray, unit: str) -> dict[str, list[tuple[float, ...]]]:
     """Shape -> constants that are tried for an input."""
     low, high = float(x.min()), float(x.max())
     reach, far = high - low, max(abs(low), abs(high), 1e-12)
@@ -274,9 +304,14 @@ def _grids(name: str, x: np.ndarray) -> dict[str, list[tuple[float, ...]]]:
     }
     if low >= 0:
         stretches = [(b / far,) for b in (0.5, 2.0, 8.0, 30.0)]
-        grids |= {"root": [()], "log1p": [()], "stretched log": stretches, "hyperbola": stretches}
+        # Besides, a pole below or above the data.
+        poles = [low - d * reach for d in (0.2, 0.5, 1.0)] + [high + d * reach for d in (0.2, 0.5, 1.0)]
+        bent = [*stretches, *((-1 / x0,) for x0 in poles if abs(x0) > 1e-3 * far)]
+        grids |= {"root": [()], "log1p": [()], "stretched log": stretches, "hyperbola": bent}
     if low > 0.02 * high:
-        grids |= {"inverse": [()], "log": [()]}
+        grids |= {"inverse": [()], "inverse square": [()], "log": [()]}
+    if unit == "rad":
+        grids |= dict.fromkeys(("cos", "sin"), [(1.0,)])
     if name in GEOMETRY:
         grids |= dict.fromkeys(("cos", "sin", "secant"), [(math.pi / 180,)])
     if name == DAY_OF_YEAR:
