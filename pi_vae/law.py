@@ -93,14 +93,18 @@ class LawTerm(nn.Module):
         self.shift = nn.Parameter(torch.zeros_like(self.prior_loc))
         self.log_shrinkage = nn.Parameter(torch.zeros_like(self.prior_loc))
 
+    @property
+    def loc(self) -> Tensor:
+        """`[K]` posterior means of the coefficients."""
+        return self.prior_loc + self.prior_root @ self.shift
+
     def prior(self) -> dist.TorchDistribution:
         """Prior of the coefficients, event shape `[K]`."""
         return dist.MultivariateNormal(self.prior_loc, scale_tril=self.prior_root)
 
     def posterior(self) -> dist.TorchDistribution:
         """Variational posterior of the coefficients, event shape `[K]`."""
-        loc = self.prior_loc + self.prior_root @ self.shift
-        return dist.MultivariateNormal(loc, scale_tril=self.prior_root * self.log_shrinkage.exp())
+        return dist.MultivariateNormal(self.loc, scale_tril=self.prior_root * self.log_shrinkage.exp())
 
     def forward(self, inputs: Mapping[str, Tensor], coefficients: Tensor | None = None) -> Tensor:
         """Evaluate the law.
@@ -123,7 +127,7 @@ class LawTerm(nn.Module):
             )
         values = {name: inputs[name] for name in self.inputs}
         values |= {name: values[name].clamp(*limits) for name, limits in self.limits.items() if name in values}
-        coefficients = self.posterior().mean if coefficients is None else coefficients
+        coefficients = self.loc if coefficients is None else coefficients
         named = values | dict(zip(self.names, coefficients.unbind(-1), strict=True))
         value = torch.as_tensor(evaluate(self.expression, named, torch))
         blank = torch.zeros_like(value)

@@ -62,7 +62,7 @@ class Modality(nn.Module):
         geometry: Mapping[str, Tensor],
         drivers: Mapping[str, Tensor],
         coefficients: Tensor | None,
-        laws: Sequence[Tensor] | None = None,
+        laws: Sequence[Tensor | None] | None = None,
     ) -> Tensor:
         """What physics and the laws found say the sensor sees, without residual.
 
@@ -71,7 +71,7 @@ class Modality(nn.Module):
             geometry: angle -> `[T]` or `[..., T]` degrees.
             drivers: name -> `[T]` weather, for laws.
             coefficients: `[G]` coefficients of the operator.
-            laws: coefficients of every law; by default their posterior means.
+            laws: coefficients of every law; where there are none, their posterior means are taken.
 
         Returns:
             `[..., T, C]` in the units of the likelihood.

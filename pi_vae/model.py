@@ -341,7 +341,7 @@ class PhysicsVAE(nn.Module):
     ) -> Tensor:
         """`Modality.expected` of a modality with what the global latents say of its coefficients and laws."""
         modality = self.modalities[name]
-        laws = [shared[f"{name}_law{i}"] for i in range(len(modality.laws))]
+        laws = [shared.get(f"{name}_law{i}") for i in range(len(modality.laws))]
         return modality.expected(variables, angles, drivers, shared.get(f"{name}_coefficients"), laws)
 
     def residual(self, name: str, latents: Latents, shared: Mapping[str, Tensor]) -> Tensor:
@@ -388,7 +388,7 @@ class PhysicsVAE(nn.Module):
         if self.course is not None:
             sites["course"] = getattr(self.course, which)()
         for name, modality in self.modalities.items():
-            sites |= {f"{name}_law{i}": getattr(law, which)() for i, law in enumerate(modality.laws)}
+            sites |= {f"{name}_law{i}": getattr(law, which)() for i, law in enumerate(modality.laws) if law.names}
         return sites
 
     @property

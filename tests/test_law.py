@@ -57,6 +57,25 @@ def test_inputs_are_clipped_to_the_range_the_law_was_found_on() -> None:
     assert term({"lai": torch.tensor([0.0, 2.0, 9.0])}).squeeze(-1).tolist() == [2.0, 4.0, 6.0]
 
 
+def test_coefficients_are_latents_with_the_covariance_given() -> None:
+    covariance = [[0.04, 0.01, 0.0], [0.01, 0.02, 0.0], [0.0, 0.0, 1e-6]]
+    term = law(covariance=covariance)
+    for which in (term.prior(), term.posterior()):
+        np.testing.assert_allclose(which.covariance_matrix.detach(), covariance, rtol=0.05, atol=1e-6)
+        np.testing.assert_allclose(which.mean.detach(), [1.5, -0.6, 0.01], rtol=1e-6)
+    x, drawn = inputs(), term.posterior().rsample()
+    drawn.retain_grad()
+    term(x, drawn).sum().backward()
+    assert (drawn.grad != 0).all() and (term.shift.grad != 0).all()
+    with pytest.raises(ValueError, match="positive definite"):
+        law(covariance=[[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def test_a_law_without_coefficients_is_a_law() -> None:
+    term = LawTerm("0.5*lai", ["lai"], 0, 1)
+    assert term({"lai": torch.tensor([2.0])}).tolist() == [[1.0]] and len(term.loc) == 0
+
+
 @pytest.mark.parametrize(
     "copied",
     [
