@@ -106,7 +106,7 @@ def main() -> None:
         for seed in range(args.seeds):
             cube = plant(case, args.points, 10 + seed)
             torch.manual_seed(seed)
-            model = PhysicsVAE({"s2": Optical(residual=2), "s1": Radar(residual=2)})
+            model = PhysicsVAE({"s2": Optical(residual=1), "s1": Radar(residual=1, transient=1)})
             loop = refine(
                 model,
                 cube,

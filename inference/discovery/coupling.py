@@ -15,12 +15,15 @@ __all__ = ["couple"]
 log = logging.getLogger(__name__)
 
 
-def couple(model: PhysicsVAE, laws: Law | Laws | Iterable[Law]) -> PhysicsVAE:
+def couple(model: PhysicsVAE, laws: Law | Laws | Iterable[Law], widen: float = 0.3) -> PhysicsVAE:
     """Copy of a model whose operators are corrected by laws; refit it with `inference.fit`.
 
     Args:
         model: a fitted model; it stays as it is.
         laws: what `discover` found; of `Laws` the best ones are taken. No law gives an equal copy.
+        widen: share of each coefficient that is added in quadrature to what discovery leaves open, as its prior. A
+            residual is drawn towards zero by its own prior, and physical variables have taken over what they could: a
+            law that explains it perfectly is still a part of the effect. With 0 the prior is discovery's posterior.
 
     Returns:
         The copy, with one `pi_vae.law.LawTerm` per law in ``model.modalities[target].laws``.
@@ -52,6 +55,6 @@ def couple(model: PhysicsVAE, laws: Law | Laws | Iterable[Law]) -> PhysicsVAE:
             )
         if not law.passes:
             log.warning("The law of %s %s did not pass the null: %s.", law.modality, law.channel, law)
-        term = law.term(modality.channels)
+        term = law.term(modality.channels, widen)
         modality.laws.append(term.to(modality.noise.prior_loc.device))
     return coupled

@@ -133,12 +133,13 @@ class Law:
         x = np.stack([a.ravel() for a in arrays], -1)
         return values_of(self.form, dict(values), self.inputs, x).reshape(arrays[0].shape)
 
-    def term(self, channels: Sequence[str] | None = None) -> LawTerm:
+    def term(self, channels: Sequence[str] | None = None, widen: float = 0.0) -> LawTerm:
         """The law as a differentiable term, clipped to the range it was found on; what is known of its coefficients is
         their prior.
 
         Args:
             channels: channels of the modality in the order of the model; by default in that of the posterior.
+            widen: share of each coefficient that is added to its prior sd, in quadrature.
 
         Raises:
             ValueError: its channel is not among them.
@@ -146,6 +147,7 @@ class Law:
         channels = tuple(channels) if channels is not None else self.channels
         if self.channel not in channels:
             raise ValueError(f"Channel {self.channel!r} of the law is not among {', '.join(channels)}: name it.")
+        covariance = np.array(self.covariance) + np.diag((widen * np.array(list(self.coefficients.values()))) ** 2)
         return LawTerm(
             str(self.form),
             self.inputs,
@@ -153,7 +155,7 @@ class Law:
             len(channels),
             self.coefficients,
             self.ranges,
-            self.covariance if np.isfinite(self.covariance).all() else None,
+            covariance.tolist() if np.isfinite(covariance).all() else None,
         )
 
     def to_dict(self) -> dict:

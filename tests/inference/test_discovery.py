@@ -366,7 +366,7 @@ def model() -> PhysicsVAE:
 
 
 def test_coupling_adds_exactly_the_law(model: PhysicsVAE, laws: Laws) -> None:
-    coupled = couple(model, laws)
+    coupled = couple(model, laws, widen=0.0)
     assert len(model.modalities["s1"].laws) == 0 and len(coupled.modalities["s1"].laws) == 1
     low, high = laws.best[0].ranges["lai"]
     lai = torch.linspace(low, high, 12).reshape(2, 6).requires_grad_()
@@ -383,6 +383,9 @@ def test_coupling_adds_exactly_the_law(model: PhysicsVAE, laws: Laws) -> None:
     assert (term.shift.grad != 0).all()
     known = term.prior().covariance_matrix.double().numpy()
     np.testing.assert_allclose(known, laws.best[0].covariance, rtol=0.05, atol=1e-5)
+    wider = couple(model, laws).modalities["s1"].laws[0].prior().variance
+    values = torch.tensor(list(laws.best[0].coefficients.values()))
+    torch.testing.assert_close(wider - term.prior().variance, (0.3 * values) ** 2, rtol=1e-3, atol=1e-7)
 
 
 def test_no_law_couples_to_an_equal_copy(model: PhysicsVAE) -> None:

@@ -37,7 +37,7 @@ def rainy(law: str | None, size: int = 8, seed: int = 0) -> xr.DataTree:
 
 def model() -> PhysicsVAE:
     torch.manual_seed(0)
-    return PhysicsVAE({"s1": Radar(residual=1)}, width=16, layers=1)
+    return PhysicsVAE({"s1": Radar(residual=0, transient=1)}, width=16, layers=1)
 
 
 def test_nothing_to_search_is_refused() -> None:
@@ -88,20 +88,20 @@ def test_a_planted_law_is_coupled_and_the_next_round_is_better(tmp_path) -> None
         search=SEARCH,
     )
     assert len(loop.rounds) == 2, str(loop)
-    (law,) = loop.laws
-    assert law.channel == "VV" and law.inputs == ("precipitation",)
+    law = next(law for law in loop.laws if law.channel == "VV")
+    assert law.inputs == ("precipitation",)
     first, second = loop.rounds
-    assert len(first.run.model.modalities["s1"].laws) == 0 and len(second.run.model.modalities["s1"].laws) == 1
-    assert second.log_density["s1"] > first.log_density["s1"] + 0.02
-    assert second.energy["s1"] < first.energy["s1"]
-    # What comes out is close to what was planted, and the model given is as it was.
-    rain = np.array([1.0, 5.0, 15.0])
+    assert len(first.run.model.modalities["s1"].laws) == 0 < len(second.run.model.modalities["s1"].laws)
+    assert second.log_density["s1"] > first.log_density["s1"] + 0.02, str(loop)
+    assert second.energy["s1"] < 0.7 * first.energy["s1"], str(loop)
+    # The residual showed a part of it; the refit gives the law more, and the model given is as it was.
+    rain = np.array([1.0, 15.0])
     found = second.run.model.modalities["s1"].laws[0]
     with torch.no_grad():
-        said = found({"precipitation": torch.tensor(rain, dtype=torch.float32)})[:, 0].numpy()
-    assert np.ptp(said) == pytest.approx(1.6 * np.log(16 / 2), rel=0.25)
+        said = np.ptp(found({"precipitation": torch.tensor(rain, dtype=torch.float32)})[:, 0].numpy())
+    assert np.ptp(law.evaluate({"precipitation": rain})) < said < 1.3 * 1.6 * np.log(16 / 2)
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
-    assert len(load(tmp_path / "round1").model.modalities["s1"].laws) == 1
+    assert len(load(tmp_path / "round1").model.modalities["s1"].laws) == len(loop.laws)
     assert "log density" in str(loop) and [a.get_xlabel() for a in loop.plot().axes] == ["round", "round"]
 
 
