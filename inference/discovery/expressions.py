@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -117,10 +116,12 @@ def parametrise(expression: sympy.Expr) -> tuple[sympy.Expr, dict[str, float]]:
 
     def steep(term: sympy.Expr) -> sympy.Expr:
         factor, rest = term.as_coeff_Mul()
-        size = abs(math.log(abs(float(factor)))) if factor != 0 else 0.0
-        if rest.func is not sympy.exp or size < STEEP:
+        if rest.func is not sympy.exp or not factor.is_Float or factor == 0:
             return visit(term)
-        return sympy.sign(factor) * sympy.exp(named(math.log(abs(float(factor)))) + visit(rest.args[0]))
+        logarithm = float(sympy.log(abs(factor)))  # by SymPy, as 1e-400 is no float
+        if abs(logarithm) < STEEP:
+            return visit(term)
+        return sympy.sign(factor) * sympy.exp(named(logarithm) + visit(rest.args[0]))
 
     return visit(expression), values
 

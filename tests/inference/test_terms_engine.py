@@ -102,6 +102,12 @@ def test_a_steep_exponential_in_a_sum_gets_its_constant_into_the_exponent() -> N
     np.testing.assert_allclose(values_of(form, values, NAMES, x), -3.0 / (1 + np.exp(0.8 * x[:, 2] - 219.2)))
 
 
+def test_a_factor_below_the_smallest_float_is_no_trouble() -> None:
+    tiny = sympy.Float("1e-400") * sympy.exp(sympy.Float(3.3) * sympy.Symbol("air_temperature"))
+    form, values = parametrise(1 / (1 + tiny))
+    assert sorted(map(abs, values.values())) == pytest.approx([3.3, 400 * np.log(10)])
+
+
 # Evidence
 
 
