@@ -196,7 +196,8 @@ def _promising(
             continue  # the sine of an imaginary constant is a hyperbolic one
         if template.units and inconsistency(candidate.expression, units, template.dimensionless_constants):
             continue
-        error = rows.weights @ (values_of(candidate.expression, {}, names, rows.x) - rows.y) ** 2
+        with np.errstate(all="ignore"):
+            error = rows.weights @ (values_of(candidate.expression, {}, names, rows.x) - rows.y) ** 2
         errors[candidate] = error if np.isfinite(error) else np.inf
     kept: dict[int, list[Candidate]] = {}
     for candidate in sorted(errors, key=errors.__getitem__):

@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import sympy
-import torch
 import xarray as xr
 
-from inference.discovery import Budget, Law, Laws, Template, couple, discover, read_table
+from inference.discovery import Budget, Law, Laws, Template, discover, read_table
 from inference.discovery.engines import load_engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.fitting import Rows, pareto_front, refit
 from inference.discovery.null import permute, split
-from pi_vae import PhysicsVAE, Radar
 from pi_vae.law import parse
 
 SMALL = Budget(rows=200, population=60, generations=8)
@@ -355,52 +353,3 @@ def test_what_is_asked_for_but_not_there(tree: xr.DataTree, arguments: dict, mes
 def test_too_few_draws_are_refused() -> None:
     with pytest.raises(ValueError, match="10 draws: discovery needs at least 20"):
         discover(make_tree(None, draws=10))
-
-
-# Coupling
-
-
-@pytest.fixture(scope="module")
-def model() -> PhysicsVAE:
-    return PhysicsVAE({"s1": Radar()}, width=16, layers=1)
-
-
-def test_coupling_adds_exactly_the_law(model: PhysicsVAE, laws: Laws) -> None:
-    coupled = couple(model, laws, widen=0.0)
-    assert len(model.modalities["s1"].laws) == 0 and len(coupled.modalities["s1"].laws) == 1
-    low, high = laws.best[0].ranges["lai"]
-    lai = torch.linspace(low, high, 12).reshape(2, 6).requires_grad_()
-    variables = {"lai": lai, "soil_moisture": torch.full((2, 6), 0.2), "roughness": torch.ones(2, 1)}
-    coefficients = model.modalities["s1"].coefficients.prior_loc.exp()
-    geometry = {"incidence": torch.full((6,), 38.9)}
-    before, after = (m.modalities["s1"].expected(variables, geometry, {}, coefficients) for m in (model, coupled))
-    expected = laws.best[0].evaluate({"lai": lai.detach().numpy()})
-    np.testing.assert_allclose((after - before)[..., 0].detach(), expected, atol=1e-5)
-    np.testing.assert_array_equal((after - before)[..., 1].detach(), 0)
-    after.sum().backward()
-    assert torch.isfinite(lai.grad).all()
-    term = coupled.modalities["s1"].laws[0]
-    assert (term.shift.grad != 0).all()
-    known = term.prior().covariance_matrix.double().numpy()
-    np.testing.assert_allclose(known, laws.best[0].covariance, rtol=0.05, atol=1e-5)
-    wider = couple(model, laws).modalities["s1"].laws[0].prior().variance
-    values = torch.tensor(list(laws.best[0].coefficients.values()))
-    torch.testing.assert_close(wider - term.prior().variance, (0.3 * values) ** 2, rtol=1e-3, atol=1e-7)
-
-
-def test_no_law_couples_to_an_equal_copy(model: PhysicsVAE) -> None:
-    assert couple(model, Laws("s1", (), ())).state_dict().keys() == model.state_dict().keys()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"modality": "s2"}, "modality 's2'"),
-        ({"channel": "HH"}, "channel 'HH'"),
-        ({"units": {"day_of_year": "day"}}, "'day_of_year', which the model does not give"),
-    ],
-)
-def test_laws_that_do_not_fit_the_model(model: PhysicsVAE, laws: Laws, changes: dict, message: str) -> None:
-    law = Law(**laws.best[0].__dict__ | changes)
-    with pytest.raises(ValueError, match=message):
-        couple(model, law)

@@ -1,0 +1,81 @@
+"""A law in the operator: exactly the law, in its channel, its coefficients with the prior that discovery gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from inference.discovery import Law, Laws, couple
+from pi_vae import PhysicsVAE, Radar
+from pi_vae.law import parse
+
+NULL = (0.0,) * 19
+
+
+@pytest.fixture(scope="module")
+def laws() -> Laws:
+    law = Law(
+        modality="s1",
+        channel="VV",
+        channels=("VV", "VH"),
+        form=parse("c0*exp(c1*lai)", ("lai", "c0", "c1")),
+        coefficients={"c0": 1.5, "c1": -0.6},
+        covariance=((0.01, -0.002), (-0.002, 0.0025)),
+        unit="dB",
+        units={"lai": "m2 m-2"},
+        ranges={"lai": (0.3, 4.5)},
+        typical={"lai": 1.2},
+        complexity=6,
+        description_length=-100.0,
+        train_skill=0.9,
+        heldout_skill=0.88,
+        null=NULL,
+    )
+    return Laws("s1", (law,), NULL)
+
+
+@pytest.fixture(scope="module")
+def model() -> PhysicsVAE:
+    return PhysicsVAE({"s1": Radar()}, width=16, layers=1)
+
+
+def test_coupling_adds_exactly_the_law(model: PhysicsVAE, laws: Laws) -> None:
+    coupled = couple(model, laws, widen=0.0)
+    assert len(model.modalities["s1"].laws) == 0 and len(coupled.modalities["s1"].laws) == 1
+    low, high = laws.best[0].ranges["lai"]
+    lai = torch.linspace(low, high, 12).reshape(2, 6).requires_grad_()
+    variables = {"lai": lai, "soil_moisture": torch.full((2, 6), 0.2), "roughness": torch.ones(2, 1)}
+    coefficients = model.modalities["s1"].coefficients.prior_loc.exp()
+    geometry = {"incidence": torch.full((6,), 38.9)}
+    before, after = (m.modalities["s1"].expected(variables, geometry, {}, coefficients) for m in (model, coupled))
+    expected = laws.best[0].evaluate({"lai": lai.detach().numpy()})
+    np.testing.assert_allclose((after - before)[..., 0].detach(), expected, atol=1e-5)
+    np.testing.assert_array_equal((after - before)[..., 1].detach(), 0)
+    after.sum().backward()
+    assert torch.isfinite(lai.grad).all()
+    term = coupled.modalities["s1"].laws[0]
+    assert (term.shift.grad != 0).all()
+    known = term.prior().covariance_matrix.double().numpy()
+    np.testing.assert_allclose(known, laws.best[0].covariance, rtol=0.05, atol=1e-5)
+    wider = couple(model, laws).modalities["s1"].laws[0].prior().variance
+    values = torch.tensor(list(laws.best[0].coefficients.values()))
+    torch.testing.assert_close(wider - term.prior().variance, (0.3 * values) ** 2, rtol=1e-3, atol=1e-7)
+
+
+def test_no_law_couples_to_an_equal_copy(model: PhysicsVAE) -> None:
+    assert couple(model, Laws("s1", (), ())).state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"modality": "s2"}, "modality 's2'"),
+        ({"channel": "HH"}, "channel 'HH'"),
+        ({"units": {"day_of_year": "day"}}, "'day_of_year', which the model does not give"),
+    ],
+)
+def test_laws_that_do_not_fit_the_model(model: PhysicsVAE, laws: Laws, changes: dict, message: str) -> None:
+    law = Law(**laws.best[0].__dict__ | changes)
+    with pytest.raises(ValueError, match=message):
+        couple(model, law)
