@@ -8,7 +8,8 @@ doi:10.1126/sciadv.aay2631), constants of nature being inputs there, of 1,000 ro
 of the formula's sd. ``units`` tells the search the units, and that constants are pure numbers; ``plain`` does not;
 then the peers as in ``discovery.py``. A formula is recovered if what is chosen agrees with it once its constants are
 rounded to 5 %. The engine's inverse squares, poles beyond the data, powers of pure inputs, pure groups and sums by
-pursuit were added after formulas without them had been missed here. For scale: with 1 % noise exact recovery of published methods on this set is below 20 % (SRBench).
+pursuit were added after formulas without them had been missed here. For scale: with 1 % noise exact recovery of
+published methods on this set is below 20 % (SRBench).
 """
 
 from __future__ import annotations
