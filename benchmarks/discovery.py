@@ -62,7 +62,7 @@ def ours(law: PlantedLaw, table: Table, template: Template, seed: int) -> dict:
     rows, budget = Rows(*table.rows(0), table.drawn()), Budget()
     start = time.perf_counter()
     front = pareto_front(engine, rows, table.names, template, rows.x, seed, budget)
-    gathered = weighed(front, table, 0, 3 * budget.rows, len(template.operators))
+    gathered = weighed(front, table, 0, 3 * budget.rows, template)
     seconds = time.perf_counter() - start
     if not front:
         return {"exact": False, "seconds": seconds, "violations": 0, "law": "none"}

@@ -51,8 +51,8 @@ def plant(case: str, count: int, seed: int) -> xr.DataTree:
     """A cube of points with its truth."""
     rng = np.random.default_rng(seed)
     empty = points(count, 10, 12, 0.4, seed)
-    start, end = (f(*(empty[m].time.values for m in ("s1", "s2"))) for f in (_first, _last))
-    days = np.arange(start - np.timedelta64(2, "D"), end + np.timedelta64(2, "D"), np.timedelta64(1, "D"))
+    times = np.concatenate([empty[name].time.values for name in ("s1", "s2")]).astype("datetime64[D]")
+    days = np.arange(times.min() - 2, times.max() + 3).astype("datetime64[ns]")
     turn = 2 * np.pi * (days - days[0]) / np.timedelta64(1, "D") / 365.25
     drivers = {
         "air_temperature": ("time", 283 + 8 * np.cos(turn + 2.6) + rng.normal(0, 2.5, len(days))),
@@ -64,14 +64,6 @@ def plant(case: str, count: int, seed: int) -> xr.DataTree:
         text, name, channel = CASES[case]
         model.modalities["s1"].laws.append(LawTerm(text, [name], channel, 2))
     return withhold(simulate(model, empty, seed), 0.1, seed=seed + 1)
-
-
-def _first(*times: np.ndarray) -> np.datetime64:
-    return min(t.min() for t in times).astype("datetime64[D]")
-
-
-def _last(*times: np.ndarray) -> np.datetime64:
-    return max(t.max() for t in times).astype("datetime64[D]")
 
 
 def judge(each, cube: xr.DataTree, seed: int) -> dict:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import sympy
-from discovery_laws import numbers
+from discovery_laws import agrees
 from discovery_peers import PEERS
 
 from inference.discovery import Budget, Template
@@ -32,7 +32,7 @@ from inference.discovery.dimensions import Units
 from inference.discovery.engines import load_engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.fitting import Rows, pareto_front
-from pi_vae.law import evaluate, parse
+from pi_vae.law import parse
 
 ROWS = 1000
 FILE = Path(__file__).with_suffix(".csv")
@@ -62,23 +62,6 @@ def data(name: str, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray, sy
     y = values_of(expression, {}, tuple(inputs), x)
     y = y + noise * y.std() * rng.normal(size=ROWS)
     return x, y, expression, Units({key: value[0] for key, value in inputs.items()}, unit)
-
-
-def same(form: sympy.Expr, values: dict[str, float], truth: sympy.Expr, names: tuple[str, ...], x: np.ndarray) -> bool:
-    """Whether a formula agrees with the true one once its constants are rounded to 5 %."""
-    true, known = values_of(truth, {}, names, x), numbers(truth)
-    columns = {name: x[:, i] for i, name in enumerate(names)}
-    plain: dict[str, np.float64] = {}
-    for name, value in values.items():
-        size = min(known | {1 / n for n in known if n}, key=lambda n, value=value: abs(n - abs(value)))
-        near = abs(size - abs(value)) <= 0.05 * size
-        plain[name] = np.float64(np.copysign(size, value) if near else value)
-        added = form.is_Add and sympy.Symbol(name) in form.args
-        if added and abs(value) < 0.05 * true.std():
-            form = form - sympy.Symbol(name)
-    with np.errstate(all="ignore"):
-        found = np.broadcast_to(evaluate(form, columns | plain, np), true.shape)
-    return bool(np.abs(found - true).max() < 1e-6 * np.abs(true).max())
 
 
 def ours(x: np.ndarray, y: np.ndarray, names: tuple[str, ...], units: Units | None) -> tuple[sympy.Expr, dict]:
@@ -119,7 +102,7 @@ def main() -> None:
                     else:
                         form, values = ours(x, y, names, units if row == "units" else None)
                     try:
-                        exact = same(form, values, truth, names, x)
+                        exact = agrees(form, values, truth, dict(zip(names, x.T, strict=True)))
                     except (ValueError, KeyError):  # functions that laws do not have
                         exact = False
                 seconds = time.perf_counter() - start

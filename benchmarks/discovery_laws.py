@@ -21,7 +21,7 @@ from inference.discovery.expressions import canonical
 from pi_vae.law import evaluate, parse
 from pi_vae.variables import CATALOGUE
 
-__all__ = ["LAWS", "PlantedLaw", "make_table", "recovered"]
+__all__ = ["LAWS", "PlantedLaw", "agrees", "make_table", "numbers", "recovered"]
 
 PIXELS, DATES, DRAWS = 100, 20, 24
 ROUNDING = 0.05
@@ -169,32 +169,40 @@ def numbers(expression: sympy.Expr) -> set[float]:
 
 
 def recovered(form: sympy.Expr, coefficients: Mapping[str, float], law: PlantedLaw, table: Table) -> bool:
+    """`agrees` over the box of a table's inputs."""
+    rng = np.random.default_rng(0)
+    rows = table.x[table.seen]
+    box = {name: rng.uniform(rows[:, i].min(), rows[:, i].max(), 300) for i, name in enumerate(table.names)}
+    return agrees(form, coefficients, law.expression, box)
+
+
+def agrees(
+    form: sympy.Expr, coefficients: Mapping[str, float], planted: sympy.Expr, inputs: Mapping[str, np.ndarray]
+) -> bool:
     """Whether a law found is the planted one once its constants are rounded.
 
-    Every constant that lies within 5 % of one of the planted law (as planted, in canonical form, or expanded; phases
-    up to whole turns) is replaced by it; a constant added to the law that is below 5 % of the planted law's sd is
-    dropped. Then the two must agree to 1e-6 everywhere.
+    Every constant that lies within 5 % of one of the planted law (as planted, in canonical form, expanded, or the
+    inverse of such; phases up to whole turns) is replaced by it; a constant added to the law that is below 5 % of the
+    planted law's sd is dropped. Then the two must agree to 1e-6 at all points.
 
     Args:
         form: in inputs and coefficients.
         coefficients: name -> value.
-        law: the planted one.
-        table: over whose range they are compared.
+        planted: the law that is there.
+        inputs: name -> `[point]` at which they are compared.
     """
-    rng = np.random.default_rng(0)
-    rows = table.x[table.seen]
-    box = {name: rng.uniform(rows[:, i].min(), rows[:, i].max(), 300) for i, name in enumerate(table.names)}
-    planted = np.broadcast_to(evaluate(law.expression, box, np), 300)
-    known = numbers(law.expression)
-    known |= {abs(n + k * np.pi) for n in known for k in (-2, -1, 1, 2)} if law.expression.has(sympy.sin) else set()
-    for name in coefficients:
-        added = form.coeff(sympy.Symbol(name)) == 1 and form.is_Add and sympy.Symbol(name) in form.args
-        if added and abs(coefficients[name]) < ROUNDING * planted.std():
-            form = form - sympy.Symbol(name)
+    size = len(next(iter(inputs.values())))
+    true = np.broadcast_to(evaluate(planted, inputs, np), size)
+    known = numbers(planted)
+    known |= {1 / n for n in known}
+    known |= {abs(n + k * np.pi) for n in known for k in (-2, -1, 1, 2)} if planted.has(sympy.sin) else set()
     rounded = {}
     for name, value in coefficients.items():
-        size = min(known, key=lambda n, value=value: abs(n - abs(value)))
-        near = abs(size - abs(value)) <= ROUNDING * size
-        rounded[name] = np.float64(np.copysign(size, value) if near else value)
-    value = np.broadcast_to(evaluate(form, box | rounded, np), 300)
-    return bool(np.abs(value - planted).max() < 1e-6 * np.abs(planted).max())
+        nearest = min(known, key=lambda n, value=value: abs(n - abs(value)))
+        near = abs(nearest - abs(value)) <= ROUNDING * nearest
+        rounded[name] = np.float64(np.copysign(nearest, value) if near else value)
+        if form.is_Add and sympy.Symbol(name) in form.args and abs(value) < ROUNDING * true.std():
+            form = form - sympy.Symbol(name)
+    with np.errstate(all="ignore"):
+        found = np.broadcast_to(evaluate(form, {**inputs, **rounded}, np), size)
+    return bool(np.abs(found - true).max() < 1e-6 * np.abs(true).max())

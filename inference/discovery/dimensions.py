@@ -1,9 +1,9 @@
 r"""Dimensions of units, and whether an equation whose constants have unknown units is consistent.
 
 Every subexpression has a dimension, a vector of exponents over metre, kilogram, second, kelvin, mole and
-ampere. A constant has
-an unknown one, and the rules of an equation (terms of a sum agree, products add, powers scale, arguments of exp, log,
-sin and cos vanish) are linear in the exponents. The equation is consistent if that system has a solution,
+ampere. A constant has an unknown one, and the rules of an equation (terms of a sum agree, products add, powers scale,
+arguments of exp, log, sin and cos vanish) are linear in the exponents. The equation is consistent if that system has a
+solution,
 
 .. math:: A u = b, \qquad \mathrm{rank}\, A = \mathrm{rank}\, (A \,|\, b),
 

@@ -12,6 +12,7 @@ from scipy.stats import norm, t
 from inference.discovery.dataset import Table
 from inference.discovery.expressions import complexity
 from inference.discovery.fitting import Fitted, Rows, refit, values_of_draws
+from inference.discovery.template import Template
 
 __all__ = ["Evidence", "gather", "weighed"]
 
@@ -53,7 +54,7 @@ class Evidence:
         return len(self.errors) / max(float(together / (self.errors**2).sum()), 1.0)
 
 
-def gather(fitted: Fitted, table: Table, channel: int, rows: int) -> Evidence:
+def gather(fitted: Fitted, table: Table, channel: int, rows: int, template: Template | None = None) -> Evidence:
     r"""Fit the constants of a law to draws of its inputs, and say how well they are known.
 
     .. math:: \hat\theta = \arg\min_\theta \sum_i w_i \Big(y_i - \frac{1}{D} \sum_d f(x_i^{(d)}; \theta)\Big)^2
@@ -69,6 +70,7 @@ def gather(fitted: Fitted, table: Table, channel: int, rows: int) -> Evidence:
         table: the data.
         channel: index.
         rows: rows at most; they are picked evenly.
+        template: what the law must satisfy; where constants fitted anew violate it, those to start from stay.
     """
     kept = np.flatnonzero(table.seen)
     kept = kept[np.linspace(0, len(kept) - 1, min(len(kept), rows)).astype(int)]
@@ -78,6 +80,8 @@ def gather(fitted: Fitted, table: Table, channel: int, rows: int) -> Evidence:
     block, season = (a.reshape(-1)[kept] for a in np.broadcast_arrays(table.block[:, None], table.season))
     data = Rows(draws.mean(0), y, weights / weights.mean(), draws)
     values = refit(fitted.form, fitted.coefficients, table.names, data)
+    if template is not None and template.violations(fitted.form, table, values):
+        values = dict(fitted.coefficients)
     keys, root = list(values), np.sqrt(data.weights)
 
     def errors(theta: np.ndarray) -> np.ndarray:
@@ -95,7 +99,7 @@ def gather(fitted: Fitted, table: Table, channel: int, rows: int) -> Evidence:
 
 
 def weighed(
-    front: Sequence[Fitted], table: Table, channel: int, rows: int, operators: int
+    front: Sequence[Fitted], table: Table, channel: int, rows: int, template: Template
 ) -> list[tuple[Evidence, float]]:
     """Evidence and description length of the laws of a front, all with the effective rows of the most accurate one.
 
@@ -104,13 +108,13 @@ def weighed(
         table: the data.
         channel: index.
         rows: rows at most.
-        operators: how many a law may be written with, besides the inputs.
+        template: what the laws satisfy, and the operators that they are written with.
     """
-    found = [gather(fitted, table, channel, rows) for fitted in front]
+    found = [gather(fitted, table, channel, rows, template) for fitted in front]
     if not found:
         return []
     effective = min(found, key=lambda e: (e.errors**2).sum()).effective
-    symbols = operators + len(table.names) + 1
+    symbols = len(template.operators) + len(table.names) + 1
     lengths = [e.description_length(f, symbols, effective) for e, f in zip(found, front, strict=True)]
     return list(zip(found, lengths, strict=True))
 
@@ -118,6 +122,8 @@ def weighed(
 def _sandwich(slopes: np.ndarray, errors: np.ndarray, block: np.ndarray) -> np.ndarray:
     """`[K, K]` covariance of least-squares constants with clusters; scaled so that the inverse is well behaved."""
     scale = np.sqrt((slopes**2).sum(0))
+    if not len(scale):
+        return np.zeros((0, 0))
     if not (np.isfinite(scale).all() and (scale > 0).all()):
         return np.full((slopes.shape[1],) * 2, np.nan)
     bread = np.linalg.pinv((slopes / scale).T @ (slopes / scale), rcond=1e-12, hermitian=True)

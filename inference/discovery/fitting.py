@@ -194,7 +194,11 @@ def _promising(
     for candidate in candidates:
         if not _readable(candidate.expression):
             continue  # the sine of an imaginary constant is a hyperbolic one
-        if template.units and inconsistency(candidate.expression, units, template.dimensionless_constants):
+        if (
+            template.units
+            and units is not None
+            and inconsistency(candidate.expression, units, template.dimensionless_constants)
+        ):
             continue
         with np.errstate(all="ignore"):
             error = rows.weights @ (values_of(candidate.expression, {}, names, rows.x) - rows.y) ** 2

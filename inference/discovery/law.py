@@ -123,9 +123,10 @@ class Law:
         Returns:
             `[draw, ...]` in units of the residual.
         """
-        drawn = np.random.default_rng(seed).multivariate_normal(
-            list(self.coefficients.values()), np.nan_to_num(np.array(self.covariance)), draws, method="eigh"
-        )
+        drawn = np.tile(list(self.coefficients.values()), (draws, 1))
+        if self.coefficients:
+            spread, rng = np.nan_to_num(np.array(self.covariance)), np.random.default_rng(seed)
+            drawn += rng.multivariate_normal(np.zeros(len(spread)), spread, draws, method="eigh")
         return np.stack([self._at(inputs, dict(zip(self.coefficients, each, strict=True))) for each in drawn])
 
     def _at(self, inputs: Mapping[str, np.ndarray], values: Mapping[str, float]) -> np.ndarray:
@@ -155,7 +156,7 @@ class Law:
             len(channels),
             self.coefficients,
             self.ranges,
-            covariance.tolist() if np.isfinite(covariance).all() else None,
+            covariance.tolist() if len(covariance) and np.isfinite(covariance).all() else None,
         )
 
     def to_dict(self) -> dict:

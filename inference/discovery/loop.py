@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from inference.discovery.coupling import couple
+from inference.discovery.dataset import DAY_OF_YEAR
 from inference.discovery.law import Law, Laws
 from inference.discovery.search import discover
 from inference.discovery.template import Template
@@ -127,7 +128,8 @@ def refine(
         The rounds with their runs, laws and scores.
 
     Raises:
-        ValueError: rounds is negative, no modality is to be searched, or what `fit` and `discover` refuse.
+        ValueError: rounds is negative, no modality is to be searched, a template allows what cannot be coupled, or what
+            `fit` and `discover` refuse.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}: give 0, which only looks for laws, or more.")
@@ -138,6 +140,12 @@ def refine(
         raise ValueError(
             f"{repr(unknown[0]) + ' has' if unknown else 'There is'} no residual in which a law could be found: build "
             "the model with one, and name modalities that have one."
+        )
+    timed = [name for name, each in templates.items() if each is not None and DAY_OF_YEAR in (each.inputs or ())]
+    if timed and rounds:
+        raise ValueError(
+            f"The template of {timed[0]!r} allows {DAY_OF_YEAR!r}, which no operator is given, so that a law of it cannot "
+            "be coupled: leave it out of the inputs, or give rounds=0."
         )
     if not any("withheld" in node for node in cube.children.values()):
         cube = withhold(cube, seed=seed)

@@ -144,12 +144,9 @@ def _laws(
 ) -> list[Law]:
     """Evidence around the laws of a front; their constants are fitted anew to the rows of all blocks."""
     fits = [fitted for fitted, _ in front]
-    gathered = weighed(fits, table, channel, 3 * search.budget.rows, len(search.template.operators))
+    gathered = weighed(fits, table, channel, 3 * search.budget.rows, search.template)
     laws = []
     for (fitted, heldout), (evidence, length) in zip(front, gathered, strict=True):
-        values = evidence.coefficients
-        if search.template.violations(fitted.form, table, values):
-            values = dict(fitted.coefficients)
         inputs = fitted.inputs(table.names)
         laws.append(
             Law(
@@ -157,7 +154,7 @@ def _laws(
                 channel=table.channels[channel],
                 channels=table.channels,
                 form=fitted.form,
-                coefficients=values,
+                coefficients=evidence.coefficients,
                 covariance=tuple(map(tuple, evidence.covariance.tolist())),
                 unit=table.unit,
                 units={name: table.units[name] for name in inputs},

@@ -63,6 +63,13 @@ def test_coupling_adds_exactly_the_law(model: PhysicsVAE, laws: Laws) -> None:
     torch.testing.assert_close(wider - term.prior().variance, (0.3 * values) ** 2, rtol=1e-3, atol=1e-7)
 
 
+def test_a_law_without_coefficients_couples_and_has_one_curve(model: PhysicsVAE, laws: Laws) -> None:
+    plain = {"form": parse("lai**2", ("lai",)), "coefficients": {}, "covariance": ()}
+    law = Law(**laws.best[0].__dict__ | plain)
+    assert law.evaluate_draws({"lai": np.array([1.0, 2.0])}, draws=3).tolist() == [[1.0, 4.0]] * 3
+    assert not any("law" in site for site in couple(model, law).globals("prior"))
+
+
 def test_no_law_couples_to_an_equal_copy(model: PhysicsVAE) -> None:
     assert couple(model, Laws("s1", (), ())).state_dict().keys() == model.state_dict().keys()
 

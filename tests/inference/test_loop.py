@@ -46,6 +46,8 @@ def test_nothing_to_search_is_refused() -> None:
         refine(bare, rainy(None))
     with pytest.raises(ValueError, match="'s2' has no residual"):
         refine(model(), rainy(None), template={"s2": Template()})
+    with pytest.raises(ValueError, match="'day_of_year', which no operator is given"):
+        refine(model(), rainy(None), template=Template(inputs=["day_of_year"]))
     with pytest.raises(ValueError, match="rounds is -1"):
         refine(model(), rainy(None), rounds=-1)
 

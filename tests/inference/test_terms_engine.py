@@ -169,5 +169,5 @@ def test_the_planted_law_has_the_least_description_length() -> None:
         law("c0*exp(c1*lai)", c0=1.0, c1=-0.5),
         law("c0*exp(c1*lai) + c2*lai + c3*lai**2", c0=1.0, c1=-0.5, c2=0.01, c3=0.01),
     ]
-    lengths = [length for _, length in weighed(fits, table(error=0.1), 0, 2000, 10)]
+    lengths = [length for _, length in weighed(fits, table(error=0.1), 0, 2000, Template())]
     assert np.argmin(lengths) == 1

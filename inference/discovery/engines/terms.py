@@ -129,7 +129,7 @@ def search(
     triples = scored.triples(pairs[: PAIRS // 2])
     plain = scored.sums(singles, False) if adds else []
     sums = scored.sums([*pairs[: SUMS // 4], *singles[: SUMS // 4]], products) if adds else []
-    longer = scored.sums(plain[: LONGER // 2], False) + scored.sums(sums[: LONGER // 2], products) if adds else []
+    longer = scored.sums([*plain[: LONGER // 2], *sums[: LONGER // 2]], False) if adds else []
     kept = [law for kind in (singles, pairs, triples, plain, sums, longer) for law in _best_of(kind, scored)]
     # A term may have come in for the sake of another one that came later.
     kept += [law[:k] + law[k + 1 :] for law in kept for k in range(len(law)) if len(law) > 1]
