@@ -144,8 +144,8 @@ def refine(
     timed = [name for name, each in templates.items() if each is not None and DAY_OF_YEAR in (each.inputs or ())]
     if timed and rounds:
         raise ValueError(
-            f"The template of {timed[0]!r} allows {DAY_OF_YEAR!r}, which no operator is given, so that a law of it cannot "
-            "be coupled: leave it out of the inputs, or give rounds=0."
+            f"The template of {timed[0]!r} allows {DAY_OF_YEAR!r}, which no operator is given, so that no law of it "
+            "can be coupled: leave it out of the inputs, or give rounds=0."
         )
     if not any("withheld" in node for node in cube.children.values()):
         cube = withhold(cube, seed=seed)

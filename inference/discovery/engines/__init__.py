@@ -202,5 +202,5 @@ def load_engine(name: str = "auto", template: Template | None = None) -> tuple[s
     if name in able:
         raise ImportError(f"Engine {name!r} is not installed: {engines[name].INSTALL}.")
     lacking = sorted(asked - (CHECKED if name == "auto" else engines[name].CAPABILITIES))
-    instead = f"use engine={able[0]!r} or drop that" if able else "drop that"
+    instead = f"use engine={(there or able)[0]!r} or drop that" if able else "drop that"
     raise ValueError(f"Engine {name!r} cannot honour {', '.join(lacking)} of the template: {instead}.")
