@@ -105,13 +105,13 @@ def _moments(model: PhysicsVAE, batch: Batch, index: torch.Tensor, draws: int) -
     posterior = model.posterior(model.encoder(batch), batch.dates, shared)
     engine = torch.quasirandom.SobolEngine(len(model.static), scramble=True, seed=0)
     normal = torch.special.ndtri(engine.draw(draws).clamp(1e-6, 1 - 1e-6))
-    drawn = {"static": posterior.static.loc + (posterior.static.scale_tril @ normal[:, None, :, None]).squeeze(-1)}
+    drawn = {"static": posterior.static.at(normal[:, None, :])}
     means = {"static": drawn["static"]}
     for name in posterior.names[1:]:
         conditional = posterior.conditional(name, drawn)
         drawn[name], means[name] = conditional.rsample(), conditional.mean
     expected, latents = (model.latents(some, batch.dates, shared) for some in (means, drawn))
-    moments = {"static": posterior.static.loc, "dynamic": expected.dynamic[..., index].mean(0)}
+    moments = {"static": posterior.static.mean, "dynamic": expected.dynamic[..., index].mean(0)}
     moments |= {"sd_static": posterior.static.variance.sqrt(), "sd_dynamic": latents.dynamic[..., index].std(0)}
     return moments | {f"residual_{m}": r[..., index].mean(0) for m, r in expected.residual.items()}
 

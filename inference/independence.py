@@ -220,7 +220,7 @@ def _means(model: PhysicsVAE, batch: Batch, shared) -> tuple[dict[str, Tensor], 
     """Posterior means and sds `[pixel, V + S, T]` of physical latents, the static ones alike at all dates."""
     posterior = model.posterior(model.encoder(batch), batch.dates, shared)
     process, static = posterior.processes["dynamic"], posterior.static
-    pairs = {"mean": (process.mean, static.loc), "sd": (process.variance.sqrt(), static.variance.sqrt())}
+    pairs = {"mean": (process.mean, static.mean), "sd": (process.variance.sqrt(), static.variance.sqrt())}
     dates = len(batch.dates)
     found = {key: torch.cat([u, s.unsqueeze(-1).expand(-1, -1, dates)], 1) for key, (u, s) in pairs.items()}
     return found, posterior

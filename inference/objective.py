@@ -30,8 +30,8 @@ __all__ = ["ChainRuleELBO", "expected_at", "hidden_means", "predictive_density"]
 class ChainRuleELBO(TraceMeanField_ELBO):
     """ELBO, plus the predictive term of hidden observations.
 
-    Divergences are in closed form where Pyro finds one: for global and static latents. In its plate the processes' own
-    (`SitePosterior.divergence`) is not found, and theirs is that of the draw: unbiased, and hardly noisier.
+    Divergences are in closed form where Pyro finds one: for global latents. That of local ones is that of the draw:
+    unbiased, and hardly noisier.
 
     Args:
         vae: the model whose `model` and `guide` are trained.

@@ -1,9 +1,9 @@
-r"""The posterior of all latents of a pixel: a chain of Gaussians, each conditional on those before.
+r"""The posterior of all latents of a pixel: a chain of distributions, each conditional on those before.
 
 .. math:: q(s, u, r) = q(s)\; q(u \mid s)\; \prod_m q(r_m \mid u, s)
 
-Static variables come first, then the dynamic ones, then the exclusive residual of every modality. Each conditional is
-the exact posterior of a Gaussian process given sites whose means lean on what was drawn before
+Static variables come first (`pi_vae.static`), then the dynamic ones, then the exclusive residual of every modality.
+These are exact posteriors of Gaussian processes given sites whose means lean on what was drawn before
 (`pi_vae.priors.SitePosterior`), so the chain knows which latents trade off against each other.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pi_vae.encoders import Sites
 from pi_vae.priors import GaussianProcess, SitePosterior
+from pi_vae.static import StaticPosterior
 
 __all__ = ["ChainPosterior"]
 
@@ -32,7 +33,8 @@ class ChainPosterior:
     def __init__(self, sites: Sites, priors: Mapping[str, GaussianProcess | dist.MultivariateNormal]) -> None:
         self.names, self.lean = tuple(priors), sites.lean
         self._kept: tuple[Tensor, SitePosterior] | None = None
-        self.static = dist.MultivariateNormal(sites.static_mean, scale_tril=sites.static_factor)
+        parts = (sites.static_mean, sites.static_scale, sites.static_correlation, sites.static_shape)
+        self.static = StaticPosterior(*parts)
         self.processes: dict[str, SitePosterior] = {
             name: priors[name].condition(
                 sites.mean[name], sites.precision[name], sites.coupling[name], sites.caution[name]

@@ -9,7 +9,7 @@ For every pixel, with union dates :math:`t_1 < \dots < t_T` of all modalities,
     y_m(t) &\sim St_\nu\big(h_m(z(t), \theta_m) + W_m r_m(t), \sigma_m\big)        &&\text{at the dates of } m
 
 with the observation operator :math:`h_m` of the modality. Global latents: lengthscales, coefficients, loadings and
-noise scales. The guide is amortised: the encoder's sites make a chain of Gaussians of all latents of a pixel
+noise scales. The guide is amortised: the encoder's sites make a chain of distributions of all latents of a pixel
 (`pi_vae.chain`).
 """
 

@@ -8,6 +8,7 @@ import torch
 from pi_vae.chain import ChainPosterior
 from pi_vae.encoders import Sites
 from pi_vae.priors import TemporalGP
+from pi_vae.static import SHAPE
 
 PIXELS, DATES, STATIC, DYNAMIC, RANK = 3, 4, 2, 2, 1
 
@@ -37,7 +38,9 @@ def chain():
         precision={name: 3 * torch.rand(PIXELS, v, DATES) for name, v in counts.items()},
         coupling={name: torch.randn(PIXELS, v, DATES, before[name] + v) for name, v in counts.items()},
         static_mean=static_mean,
-        static_factor=torch.tensor([[0.8, 0.0], [0.4, 0.6]]).expand(PIXELS, 2, 2),
+        static_scale=torch.tensor([0.8, 0.52**0.5]).expand(PIXELS, 2),
+        static_correlation=torch.tensor([[1.0, 0.0], [0.4 / 0.52**0.5, 0.6 / 0.52**0.5]]).expand(PIXELS, 2, 2),
+        static_shape=torch.zeros(PIXELS, 2, SHAPE),
     )
     return ChainPosterior(sites, priors)
 

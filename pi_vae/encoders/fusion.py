@@ -1,7 +1,7 @@
 """All modalities to sites: where radar and optical meet, at the union dates of a pixel.
 
 Each modality is encoded in space; its features and its geometry are added at the union date they belong to; attention
-mixes the dates; a head reads off the sites of the physical variables and the Gaussian of every static latent. Each
+mixes the dates; a head reads off the sites of the physical variables and the distribution of the static latents. Each
 exclusive residual has a small reader of its own: what one sensor sees alone is a weak signal, and in shared weights the
 gradients of the strong ones would drown it. What comes out is plain tensors: the guide makes distributions of them.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pi_vae.encoders.spatial import SpatialEncoder
 from pi_vae.encoders.temporal import DateEmbedding, TemporalEncoder
+from pi_vae.static import SHAPE
 
 __all__ = ["FusionEncoder", "Sites"]
 
@@ -35,9 +36,10 @@ class Sites:
         coupling: process name -> `[pixel, V, T, A + V]` how a site mean moves with the deviations of the processes
             before it: for a residual the dynamic ones, then those of its own process.
         caution: process name -> `[pixel, V, T]` share of the precision that counts for the spread.
-        static_mean: `[pixel, S]` mean of the static latents, and
-        static_factor: `[pixel, S, S]` Cholesky factor of their covariance; those of the prior N(0, 1) where no date
-            of the pixel was seen.
+        static_mean, static_scale: `[pixel, S]` mean and standard deviation of the static latents,
+        static_correlation: `[pixel, S, S]` Cholesky factor of the correlations of their normal scores, and
+        static_shape: `[pixel, S, SHAPE]` shape of their marginals (`pi_vae.static`); those of the prior N(0, 1) where
+            no date of the pixel was seen.
     """
 
     mean: dict[str, Tensor]
@@ -46,7 +48,9 @@ class Sites:
     coupling: dict[str, Tensor]
     caution: dict[str, Tensor]
     static_mean: Tensor
-    static_factor: Tensor
+    static_scale: Tensor
+    static_correlation: Tensor
+    static_shape: Tensor
 
 
 class FusionEncoder(nn.Module):
@@ -97,10 +101,17 @@ class FusionEncoder(nn.Module):
         self.static_mean, self.static_spread = nn.Linear(width, static), nn.Linear(width, (1 + static) * static)
         for head in (self.static_mean, self.static_spread):
             nn.init.normal_(head.weight, std=0.02)
+        self.static_shape = nn.Linear(width, static * SHAPE)
+        nn.init.zeros_(self.static_shape.weight)  # Gaussian, until the data contradict
+        nn.init.zeros_(self.static_shape.bias)
 
     def spread_heads(self) -> list[nn.Module]:
         """The last layers that say how far latents may lie from their means; the means do not depend on them."""
-        return [self.static_spread, *(head for r in self.readers.values() for head in (r.caution, r.coupling))]
+        return [
+            self.static_spread,
+            self.static_shape,
+            *(head for r in self.readers.values() for head in (r.caution, r.coupling)),
+        ]
 
     def center(self, name: str) -> Tensor:
         """`[C, 1, 1]` what is subtracted from the values of a modality."""
@@ -170,7 +181,8 @@ class FusionEncoder(nn.Module):
         scale = torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0)
         parts = ({name: part[i] for name, part in read.items()} for i in range(5))
         static_mean = torch.where(known, _bounded(self.static_mean(summary)), 0.0)
-        return Sites(*parts, static_mean, scale.unsqueeze(-1) * rows)
+        shape = self.static_shape(summary).unflatten(-1, (self.static, SHAPE)) * known.unsqueeze(-1)
+        return Sites(*parts, static_mean, scale, rows, shape)
 
     def _before(self, process: str) -> int:
         """Number of latent processes drawn before one."""

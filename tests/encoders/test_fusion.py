@@ -7,6 +7,7 @@ import torch
 
 from pi_vae.data.batches import Batch, ModalityBatch
 from pi_vae.encoders import FusionEncoder
+from pi_vae.static import SHAPE
 
 
 def _batch(side=5, patches=2):
@@ -51,7 +52,8 @@ def _change(batch, name, **fields):
 
 
 def _same(first, second, atol=0.0):
-    pairs = [(first.static_mean, second.static_mean), (first.static_factor, second.static_factor)]
+    parts = ("static_mean", "static_scale", "static_correlation", "static_shape")
+    pairs = [(getattr(first, part), getattr(second, part)) for part in parts]
     fields = ("mean", "precision", "coupling", "caution")
     pairs += [(getattr(first, f)[k], getattr(second, f)[k]) for f in fields for k in first.mean]
     static = torch.linspace(-1, 1, first.static_mean.numel()).view_as(first.static_mean)
@@ -64,11 +66,13 @@ def test_shapes(encoder):
     sites = encoder(_batch())
     assert sites.mean["dynamic"].shape == (50, 4, 4) and sites.precision["residual_s1"].shape == (50, 1, 4)
     assert sites.coupling["dynamic"].shape == (50, 4, 4, 4) and sites.coupling["residual_s1"].shape == (50, 1, 4, 5)
-    assert sites.static_mean.shape == (50, 3) and sites.static_factor.shape == (50, 3, 3)
+    assert sites.static_mean.shape == sites.static_scale.shape == (50, 3)
+    assert sites.static_correlation.shape == (50, 3, 3) and sites.static_shape.shape == (50, 3, SHAPE)
     assert (sites.precision["dynamic"] >= 0).all() and (sites.caution["dynamic"] > 0).all()
     assert sites.lean["dynamic"](torch.zeros(6, 50, 3)).shape == (6, 50, 4, 4)
-    variance = sites.static_factor.square().sum(-1)
-    assert (variance > 0).all() and (variance <= 1 + 1e-6).all() and (sites.static_factor.triu(1) == 0).all()
+    assert (sites.static_scale > 0).all() and (sites.static_scale <= 1).all()
+    variance = sites.static_correlation.square().sum(-1)
+    assert torch.allclose(variance, torch.ones(50, 3)) and (sites.static_correlation.triu(1) == 0).all()
 
 
 def test_a_masked_value_has_no_influence(encoder):
@@ -116,7 +120,8 @@ def test_a_pixel_without_observation_keeps_the_prior(encoder):
         batch = _change(batch, name, seen=seen)
     sites, pixel = encoder(batch), 2 * 5 + 2
     assert all((p[pixel] == 0).all() for p in sites.precision.values())
-    assert (sites.static_mean[pixel] == 0).all() and torch.equal(sites.static_factor[pixel], torch.eye(3))
+    assert (sites.static_mean[pixel] == 0).all() and (sites.static_scale[pixel] == 1).all()
+    assert torch.equal(sites.static_correlation[pixel], torch.eye(3)) and (sites.static_shape[pixel] == 0).all()
 
 
 def test_a_date_seen_nowhere_has_no_site_and_changes_nothing(encoder):
