@@ -1,7 +1,7 @@
 """Do intervals hold what they promise? Cubes drawn from the prior with the dates and clouds of real ones.
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 600] [--steps 400]
-        [--learned 64] [--moves 300] [--simulations 700] [--refined 40] [--chains 20] [--draws 200] [--nuts 20]
+        [--rounds 2] [--learned 64] [--moves 300] [--simulations 700] [--refined 40] [--chains 20] [--draws 200] [--nuts 20]
         [--json calibration.json]
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
@@ -14,7 +14,7 @@ fit
     draws of the guide as `fit` leaves it, for all points;
 chains and simulations
     the same after `learn_globals`, which learns the global latents from chains of some points, and `neural_posterior`,
-    which teaches the guide on simulations with them;
+    which teaches the guide on simulations with them; in the second round the chains begin where the guide now is;
 simulations, globals known
     the same with the global latents that the cube was drawn with: what is left is the guide's own;
 importance
@@ -99,6 +99,14 @@ def known(model: PhysicsVAE, shared: dict[str, torch.Tensor]) -> Run:
     return Run(model)
 
 
+def alternate(run: Run, cube: xr.DataTree, args: argparse.Namespace, learning: dict) -> None:
+    """Global latents from chains, then the guide from simulations with them, round after round."""
+    for number in range(args.rounds):
+        seed = args.seed + number
+        learn_globals(run, cube, args.moves, args.learned, seed, progress=False)
+        neural_posterior(run, cube, args.simulations, **learning | {"seed": seed})
+
+
 def global_errors(model: PhysicsVAE, truth: xr.Dataset) -> dict[str, float]:
     """Root mean square of the log ratio of posterior medians to what the cube was drawn with, of what is positive."""
     errors = {}
@@ -172,7 +180,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=folder())
     parser.add_argument("--points", type=int, default=600, help="that are simulated, fitted and judged")
     parser.add_argument("--steps", type=int, default=400, help="of the fit")
-    parser.add_argument("--simulations", type=int, default=700, help="steps on simulations")
+    parser.add_argument("--rounds", type=int, default=2, help="of chains and simulations")
+    parser.add_argument("--simulations", type=int, default=700, help="steps on them in a round")
     parser.add_argument("--learned", type=int, default=64, help="points whose chains the global latents learn from")
     parser.add_argument("--moves", type=int, default=300, help="of each of these chains while they learn")
     parser.add_argument("--series", type=int, default=384, help="a step")
@@ -201,12 +210,7 @@ def main() -> None:
     run = Run(model)
     stages = {
         "fit": lambda: fit(model, cube, args.steps, **training),
-        "chains and simulations": lambda: neural_posterior(
-            learn_globals(run, cube, args.moves, args.learned, args.seed, progress=False),
-            cube,
-            args.simulations,
-            **learning,
-        ),
+        "chains and simulations": lambda: alternate(run, cube, args, learning),
         "simulations, globals known": lambda: neural_posterior(
             known(model, shared), cube, args.simulations, **learning
         ),
