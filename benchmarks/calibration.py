@@ -1,8 +1,8 @@
 """Do intervals hold what they promise? Cubes drawn from the prior with the dates and clouds of real ones.
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 600] [--steps 400]
-        [--rounds 2] [--learned 64] [--moves 300] [--simulations 700] [--refined 40] [--chains 20] [--draws 200] [--nuts 20]
-        [--json calibration.json]
+        [--rounds 2] [--learned 64] [--moves 300] [--simulations 700] [--refined 40] [--chains 20] [--draws 200]
+        [--nuts 20] [--json calibration.json]
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
 Sentinel-2 over wheat from March to July (needs ``pyarrow``), or ``treesat``, a year of both Sentinel-2 orbits and an
