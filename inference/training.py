@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pi_vae.data.occlusion import occlude
 __all__ = ["Run", "fit", "keep_weights", "load"]
 
 CHECKPOINT = "checkpoint.pt"
+FORMAT = 2  # of a checkpoint; a change of the model's parameters makes it another
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
 CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
 SAVE_EVERY = 200  # steps
@@ -181,12 +183,13 @@ def load(folder: str | Path, model: PhysicsVAE | None = None) -> Run:
 
     Raises:
         FileNotFoundError: there is no checkpoint in the folder.
-        ValueError: the checkpoint belongs to a model of another structure.
+        ValueError: the checkpoint is damaged, of another version of the package, or belongs to a model of another
+            structure.
     """
     path = Path(folder) / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"No checkpoint in {folder}: fit with checkpoint={str(folder)!r} first.")
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = _read(path)
     model = model if model is not None else PhysicsVAE.from_settings(state["settings"])
     _load_weights(model, state["model"], path)
     model.eval()
@@ -242,6 +245,7 @@ def _save(
     run: Run, phases: list[Phase], generator, step: int, steps: int, held: Holdout | None, terms: tuple[str, ...]
 ) -> None:
     state = {
+        "format": FORMAT,
         "version": __version__,
         "settings": run.model.settings,
         "model": run.model.state_dict(),
@@ -261,7 +265,7 @@ def _save(
 def keep_weights(run: Run) -> None:
     """Bring the checkpoint of a run up to its weights, where it has one."""
     if run.folder is not None:
-        state = torch.load(run.folder / CHECKPOINT, weights_only=True, map_location="cpu")
+        state = _read(run.folder / CHECKPOINT)
         _write(state | {"model": run.model.state_dict()}, run.folder)
 
 
@@ -271,11 +275,27 @@ def _write(state: dict, folder: Path) -> None:
     temporary.replace(folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
 
 
+def _read(path: Path) -> dict:
+    """A checkpoint; plain tensors and numbers, no code."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint, or damaged ({type(error).__name__}): fit again.") from error
+    if not isinstance(state, dict) or "settings" not in state:
+        raise ValueError(f"{path} is no checkpoint of a fit: give the folder that was fit's checkpoint=.")
+    if state.get("format", 1) != FORMAT:
+        raise ValueError(
+            f"{path} was written by pi_vae {state.get('version')} in format {state.get('format', 1)}, and this version "
+            f"({__version__}) reads format {FORMAT}: fit again, or install that version."
+        )
+    return state
+
+
 def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout | None, terms: tuple[str, ...]) -> int:
     path = run.folder / CHECKPOINT
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = _read(path)
     if state["seed"] != run.seed or state["steps"] != steps:
         raise ValueError(
             f"{path} holds a fit with seed {state['seed']} and {state['steps']} steps, not seed {run.seed} and {steps} "

@@ -183,6 +183,26 @@ def test_a_checkpoint_of_another_structure_is_refused(build, simulated, tmp_path
         load(tmp_path, wide)
 
 
+def test_a_damaged_checkpoint_or_one_of_another_version_is_refused(build, simulated, tmp_path):
+    _fit(build(), simulated, checkpoint=tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    whole, state = path.read_bytes(), torch.load(path, weights_only=True)
+    for content in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is no checkpoint, or damaged") as error:
+            load(tmp_path)
+        assert "\n" not in str(error.value)
+    torch.save({"weights": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="no checkpoint of a fit"):
+        load(tmp_path)
+    for other in (1, 99):
+        torch.save(state | {"format": other, "version": "0.0.1"}, path)
+        with pytest.raises(ValueError, match=f"written by pi_vae 0.0.1 in format {other}.*fit again"):
+            load(tmp_path)
+        with pytest.raises(ValueError, match="fit again"):
+            _fit(build(), simulated, checkpoint=tmp_path)
+
+
 def test_a_folder_without_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="No checkpoint in"):
         load(tmp_path)
