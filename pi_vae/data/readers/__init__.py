@@ -1,11 +1,13 @@
 """Readers of the formats in which Sentinel-1 and Sentinel-2 are delivered; one room each.
 
     read_safe         Sentinel-2 Level-2A of ESA, SAFE folders
+    read_maja         Sentinel-2 Level-2A of THEIA / MAJA
 
 All keep the pixels as they are delivered: nothing is interpolated, and each resolution becomes a node of its own.
 `pi_vae.data.open_cube` completes and validates what they return.
 """
 
+from pi_vae.data.readers.maja import read_maja
 from pi_vae.data.readers.safe import read_safe
 
-__all__ = ["read_safe"]
+__all__ = ["read_maja", "read_safe"]
