@@ -2,12 +2,14 @@
 
     read_safe         Sentinel-2 Level-2A of ESA, SAFE folders
     read_maja         Sentinel-2 Level-2A of THEIA / MAJA
+    read_geotiffs     Sentinel-2 reflectance in folders of GeoTIFF or COG
 
 All keep the pixels as they are delivered: nothing is interpolated, and each resolution becomes a node of its own.
 `pi_vae.data.open_cube` completes and validates what they return.
 """
 
+from pi_vae.data.readers.geotiff import read_geotiffs
 from pi_vae.data.readers.maja import read_maja
 from pi_vae.data.readers.safe import read_safe
 
-__all__ = ["read_maja", "read_safe"]
+__all__ = ["read_geotiffs", "read_maja", "read_safe"]
