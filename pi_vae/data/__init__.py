@@ -4,7 +4,7 @@ from pi_vae.data import samples
 from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, validate
 from pi_vae.data.dates import with_dates, with_sensor
 from pi_vae.data.occlusion import withhold
-from pi_vae.data.readers import read_backscatter, read_geotiffs, read_maja, read_safe
+from pi_vae.data.readers import read_backscatter, read_geotiffs, read_maja, read_safe, read_stac
 from pi_vae.data.simulate import pattern, simulate
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "read_geotiffs",
     "read_maja",
     "read_safe",
+    "read_stac",
     "samples",
     "simulate",
     "validate",
