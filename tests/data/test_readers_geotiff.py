@@ -88,6 +88,17 @@ def test_scale_and_offset_of_the_file_and_of_the_arguments(tmp_path: Path) -> No
     np.testing.assert_array_equal(given, float32(2e-4 * numbers(0)))
 
 
+def test_an_offset_that_is_left_in_is_still_found(tmp_path: Path) -> None:
+    """The reader must not claim what it cannot know: only an offset that is declared silences the search for one."""
+    for seed, band in enumerate(("B02", "B03", "B04", "B08")):
+        dn = np.random.default_rng(seed).integers(1200, 1400, (12, 12)).astype(np.uint16)
+        write(tmp_path / f"20210601T105031_{band}.tif", dn if band != "B08" else dn + 2000)
+    with pytest.raises(CubeError, match="offset of -1000 .* is probably still in"):
+        open_cube(read_geotiffs(tmp_path, scale=1e-4))
+    assert open_cube(read_geotiffs(tmp_path, scale=1e-4, offset=-0.1)) is not None
+    assert open_cube(read_geotiffs(tmp_path, scale=1e-4, offset=0)) is not None
+
+
 def test_floating_point_is_taken_as_it_is(tmp_path: Path) -> None:
     values = float32(1e-4 * numbers(0))
     values[0, 0], values[0, 1] = np.nan, -9999

@@ -145,6 +145,8 @@ def test_what_decides_on_the_offset(
     """The argument, else what the catalogue has done, else the baseline; never the date."""
     node = read_stac([item(tmp_path, raster=raster, **properties)], ["B04"], **options)["s2_10m"]
     np.testing.assert_array_equal(node.reflectance[0, 0], reflectance("B04", 0, offset))
+    hearsay = properties.get("earthsearch:boa_offset_applied", False)
+    assert ("offset_applied" in node.attrs) != hearsay, "what only the catalogue says is looked into by validate"
 
 
 def test_names_of_other_catalogues_and_dates_in_order(tmp_path: Path) -> None:

@@ -156,6 +156,10 @@ class _Date:
     def passage(self) -> str:
         return f"{self.platform} {self.layers[0].time}"
 
+    @property
+    def settled(self) -> bool:
+        return self.declared[1] is not None or all(_tags(layer)[1] != 0 for layer in self.layers if layer.name in BANDS)
+
     def layer(self, name: str) -> list[Layer]:
         return [layer for layer in self.layers if layer.name == name]
 

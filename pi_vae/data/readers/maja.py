@@ -91,6 +91,7 @@ class _Product:
     nodata: int
     sun: Directions
     view: Directions | None
+    settled: bool = True
 
     def reflectance(self, band: str, grid: Grid) -> np.ndarray:
         file = _image(self.folder, self.correction, band)

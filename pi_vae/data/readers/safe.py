@@ -91,6 +91,7 @@ class _Product:
     classes: tuple[int, ...]
     sun: Directions
     view: Directions | None
+    settled: bool = True
 
     def reflectance(self, band: str, grid: Grid) -> np.ndarray:
         dn = read(self._image(band, NATIVE[band]), grid)

@@ -44,6 +44,7 @@ class Scene(Protocol):
         passage: alike for parts of one image, which are merged.
         rank: of two versions of one image that with the higher rank counts.
         baseline: processing baseline as text, empty if there is none.
+        settled: whether it is certain that no offset is left; `pi_vae.data.validate` looks for one if not.
         grid: its pixels, at the finest resolution.
     """
 
@@ -53,6 +54,7 @@ class Scene(Protocol):
     passage: str
     rank: float
     baseline: str
+    settled: bool
     grid: Grid
 
     def reflectance(self, band: str, grid: Grid) -> np.ndarray:
@@ -180,7 +182,7 @@ def _node(groups: list[list[Scene]], bands: list[str], grid: Grid, where: str) -
         reflectance, valid = reflectance[kept], valid[kept]
     seen = [main[index] for index in kept]
     baselines = list(dict.fromkeys(scene.baseline for scene in seen if scene.baseline))
-    attrs = {"processing_level": "L2A", "offset_applied": 1}
+    attrs = {"processing_level": "L2A", **({"offset_applied": 1} if all(scene.settled for scene in seen) else {})}
     if baselines:
         attrs["processing_baseline"] = ", ".join(baselines)
     return s2_node(

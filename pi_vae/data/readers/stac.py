@@ -124,6 +124,10 @@ class _Item:
         return str(self._property(BASELINE) or "")
 
     @property
+    def settled(self) -> bool:
+        return self.offset is not None or not self._property(APPLIED)
+
+    @property
     def rank(self) -> float:
         try:
             return float(self.baseline)
