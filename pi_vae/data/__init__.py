@@ -1,9 +1,10 @@
-"""From files to cubes: the data contract, the sensors' converters and the sample data."""
+"""From files to cubes: the data contract, the sensors' converters, the readers of their formats and the sample data."""
 
 from pi_vae.data import samples
 from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, validate
 from pi_vae.data.dates import with_dates, with_sensor
 from pi_vae.data.occlusion import withhold
+from pi_vae.data.readers import read_backscatter, read_geotiffs, read_maja, read_safe, read_stac
 from pi_vae.data.simulate import pattern, simulate
 
 __all__ = [
@@ -12,6 +13,11 @@ __all__ = [
     "complete",
     "open_cube",
     "pattern",
+    "read_backscatter",
+    "read_geotiffs",
+    "read_maja",
+    "read_safe",
+    "read_stac",
     "samples",
     "simulate",
     "validate",

@@ -1,7 +1,7 @@
 """Sentinel-1: from digital numbers to a node of the cube, decibels and power, and what is refused in a radar node.
 
 A node holds backscatter as linear power (sigma0 or gamma0). Decibels are for axes and likelihoods: averages over looks,
-pixels or dates are averages of power.
+pixels or dates are averages of power. Readers of images and stores are in `pi_vae.data.readers`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import xarray as xr
 
 __all__ = [
     "CALIBRATIONS", "NOMINAL_INCIDENCE", "POLARISATIONS",
-    "db_to_linear", "dn_to_linear", "faults", "incidence_angles", "linear_to_db", "s1_node",
+    "db_to_linear", "dn_to_linear", "faults", "incidence_angles", "linear_to_db", "relative_orbit", "s1_node",
 ]  # fmt: skip
 
 POLARISATIONS = ("VV", "VH")
@@ -23,6 +23,13 @@ CALIBRATIONS = ("sigma0", "gamma0")
 #: Stand-in [degree] where a product carries no incidence angle: the middle of the IW swath (31-46 degrees).
 NOMINAL_INCIDENCE = 38.5
 SWATH = (27.0, 48.0)  # degrees, with what the orbit below may err
+
+#: Satellite -> absolute orbits, each counted as relative orbit 1 from the absolute orbit that comes first in the pair
+#: on. Sentinel-1C was moved in June 2026; 8018 was the last orbit of its images before.
+FIRST_ORBITS: Mapping[str, tuple[tuple[int, int], ...]] = {
+    "S1A": ((0, 73),), "S1B": ((0, 27),), "S1C": ((0, 172), (8019, 99)), "S1D": ((0, 42),),
+}  # fmt: skip
+ORBITS = 175  # of a cycle
 
 # Sun-synchronous orbit: inclination [degree], period [s], altitude above 50 degrees north [km], mean solar time of
 # its ascending node [h]; Earth's radius [km] and rotation against the mean sun [rad/s].
@@ -39,6 +46,29 @@ def linear_to_db(power: np.ndarray) -> np.ndarray:
     """Decibels ``10 log10(power)``; same shape, NaN where the power is not positive."""
     power = np.asarray(power)
     return 10.0 * np.log10(np.where(power > 0, power, np.nan))
+
+
+def relative_orbit(platform: str, absolute: int) -> int:
+    """Relative orbit of an absolute one (ESA, SentiWiki, Sentinel-1 products: naming convention).
+
+    Args:
+        platform: ``"S1A"``, ``"S1B"``, ``"S1C"`` or ``"S1D"``.
+        absolute: number since launch, as in the names of products.
+
+    Returns:
+        1-175, alike for passes over the same track.
+
+    Raises:
+        ValueError: an unknown satellite.
+
+    Example:
+        >>> relative_orbit("S1A", 18302), relative_orbit("S1B", 7231)
+        (30, 30)
+    """
+    if platform not in FIRST_ORBITS:
+        raise ValueError(f"Unknown satellite '{platform}': give one of {', '.join(FIRST_ORBITS)}.")
+    first = [first for since, first in FIRST_ORBITS[platform] if absolute >= since][-1]
+    return (absolute - first) % ORBITS + 1
 
 
 def incidence_angles(times: np.ndarray, lon: float, lat: float, ascending: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A node holds surface reflectance in 0-1. Products of processing baseline 04.00 and later store
 ``DN = 10000 rho + 1000``: the offset must be taken off once. `faults` recognises the two ways of getting that wrong
-from the dark end of the data.
+from the dark end of the data. Readers of the formats in which products come are in `pi_vae.data.readers`.
 """
 
 from __future__ import annotations

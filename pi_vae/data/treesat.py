@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from pi_vae.data.sentinel1 import POLARISATIONS, s1_node
+from pi_vae.data.sentinel1 import POLARISATIONS, relative_orbit, s1_node
 from pi_vae.data.sentinel2 import s2_node
 
 __all__ = ["read_treesat"]
@@ -16,8 +16,6 @@ __all__ = ["read_treesat"]
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")  # by wavelength, as in the file
 CLEAR = 20  # percent: snow and cloud probability below it
 PASSES = {"asc": "ascending", "des": "descending"}
-FIRST_ORBIT = {"S1A": 73, "S1B": 27}  # absolute orbit of relative orbit 1
-ORBITS = 175  # of a cycle
 
 
 def read_treesat(file: Path, corner: tuple[float, float], crs: str) -> xr.DataTree:
@@ -58,7 +56,7 @@ def read_treesat(file: Path, corner: tuple[float, float], crs: str) -> xr.DataTr
     s1 = s1_node(
         np.where(power > 0, power, np.nan), times[order], POLARISATIONS, valid=(power > 0).all(1),
         orbit_pass=[full for _, full in rows], platform=[name[0] for name, _ in rows],
-        relative_orbit=[(int(name[6]) - FIRST_ORBIT[name[0]]) % ORBITS + 1 for name, _ in rows], **place,
+        relative_orbit=[relative_orbit(name[0], int(name[6])) for name, _ in rows], **place,
     )  # fmt: skip
     return xr.DataTree.from_dict({"s2": s2, "s1": s1})
 
