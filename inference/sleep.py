@@ -52,6 +52,10 @@ def calibration_loss(vae: PhysicsVAE, seen: Batch, imagined: Batch) -> Tensor:
 def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
     """Negative log density of simulated latents under the guide, scaled to the cube, in nats.
 
+    Processes are scored as a whole and date by date as well, both proper scores: an encoder errs in the level of a
+    series more than in its course, one direction of many that the joint density weighs alike, and the one that
+    intervals at single dates are made of.
+
     Args:
         vae: the model; only its encoder gets gradients.
         batch: patches to dream of.
@@ -61,9 +65,12 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
         drawn, simulated = dream(vae, batch, shared)
     posterior = vae.posterior(vae.encoder(simulated), batch.dates, shared)
     truth = {name: value[batch.pixels] for name, value in drawn.items()}
-    return -batch.scale * sum(
-        posterior.conditional(name, truth).log_prob(truth[name]).sum() for name in posterior.names
-    )
+    total = posterior.static.log_prob(truth["static"]).sum()
+    for name in posterior.names[1:]:
+        conditional = posterior.conditional(name, truth)
+        for density in (conditional.log_prob, conditional.datewise_log_prob):
+            total = total + density(truth[name]).sum()
+    return -batch.scale * total
 
 
 def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Batch]:

@@ -245,16 +245,29 @@ class SitePosterior(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`[*batch]` log density of `[*batch, V, T]` values."""
-        deviation = value - self.mean
-        if self.coupling is not None:
-            own = deviation.unbind(-2)
-            leans = [self._lean(v, own[:v], value.shape[:-2]) for v in range(len(own))]
-            deviation = deviation - self.sharp.values(torch.stack(leans, -2))
+        deviation = self._deviation(value)
         _, precision, caution = self.sites
         precision = precision if caution is None else precision * caution
         energy = self.prior.gram.energy(deviation) + (precision * deviation.square()).sum(-1)
         log_det = self.spread.log_det - self.prior.gram.log_det
         return 0.5 * (log_det - energy).sum(-1) - _half_log_2pi(self)
+
+    def datewise_log_prob(self, value: Tensor) -> Tensor:
+        """`[*batch]` sum over variables and dates of the log density of a value at its date, whatever the other dates.
+
+        Given, as in `log_prob`, what its site leans on.
+        """
+        scaled = self._deviation(value).square() / self.variance
+        return -0.5 * (scaled + self.variance.log()).sum((-2, -1)) - _half_log_2pi(self)
+
+    def _deviation(self, value: Tensor) -> Tensor:
+        """`[*batch, V, T]` how far values lie from their means given what the sites lean on."""
+        deviation = value - self.mean
+        if self.coupling is None:
+            return deviation
+        own = deviation.unbind(-2)
+        leans = [self._lean(v, own[:v], value.shape[:-2]) for v in range(len(own))]
+        return deviation - self.sharp.values(torch.stack(leans, -2))
 
     def divergence(self) -> Tensor:
         """`[*batch]` Kullback-Leibler divergence from the prior, in nats.

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from inference.sleep import dream, recovery_loss
 from pi_vae.data.batches import CubeTensors
@@ -66,7 +67,9 @@ def test_where_nothing_is_seen_the_loss_is_that_of_the_prior(model, batch):
         torch.manual_seed(3)
         shared = model.draw_globals()
         drawn, _ = dream(model, batch, shared)
-        expected = -sum(p.log_prob(drawn[n][batch.pixels]).sum() for n, p in model.priors(batch.dates, shared).items())
+        drawn = {name: value[batch.pixels] for name, value in drawn.items()}
+        expected = -sum(p.log_prob(drawn[n]).sum() for n, p in model.priors(batch.dates, shared).items())
+        expected = expected - sum(Normal(0, 1).log_prob(v).sum() for n, v in drawn.items() if n != "static")
     assert found.item() == pytest.approx(batch.scale * expected.item(), rel=1e-4)
 
 

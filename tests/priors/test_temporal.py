@@ -60,6 +60,20 @@ def test_a_coupled_posterior_is_the_joint_gaussian_of_its_chain(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_densities_date_by_date_are_those_of_the_single_dates(backend):
+    _, posterior, dense = _coupled(backend)
+    value = torch.randn(10, dtype=torch.float64)
+    covariance, mean = dense.covariance_matrix, dense.mean.flatten()
+    first, gain = covariance[:5, :5], covariance[5:, :5] @ torch.linalg.inv(covariance[:5, :5])
+    second = covariance[5:, 5:] - gain @ covariance[:5, 5:]
+    centre = torch.cat([mean[:5], mean[5:] + gain @ (value - mean)[:5]])
+    scale = torch.cat([first.diagonal(), second.diagonal()]).sqrt()
+    expected = torch.distributions.Normal(centre, scale).log_prob(value).sum()
+    found = posterior.datewise_log_prob(value.view(1, 2, 5))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_divergence_of_a_coupled_posterior_is_unbiased(backend):
     prior, posterior, dense = _coupled(backend)
     expected = kl_divergence(dense, MultivariateNormal(0 * dense.mean, torch.block_diag(*prior.covariance)))

@@ -50,9 +50,9 @@ def read_stac(
 ) -> xr.DataTree:
     """Read Sentinel-2 Level-2A items of one tile, each band at its native resolution.
 
-    Nothing is resampled: pixels are those of the assets. Whether an offset is taken off is decided by the baseline of the
-    item, unless the catalogue has done so; where it says so wrongly, give ``offset``. Masks are as in `read_safe`. The
-    angles are the means that the item holds, `[time]`; `pi_vae.data.open_cube` fills in what it lacks.
+    Nothing is resampled: pixels are those of the assets. Whether an offset is taken off is decided by the baseline of
+    the item, unless the catalogue has done so; where it says so wrongly, give ``offset``. Masks are as in `read_safe`.
+    The angles are the means that the item holds, `[time]`; `pi_vae.data.open_cube` fills in what it lacks.
 
     Args:
         items: `pystac.Item`, such as ``catalog.search(...).items()`` of pystac-client, in any order.
