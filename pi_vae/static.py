@@ -28,6 +28,15 @@ NODES = np.linspace(-6.0, 6.0, 97)
 WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
 
 
+class _Spline(ConditionedSpline):
+    """Pyro's, which also evaluates its fractions beyond the bound before it drops them: now and then 0 / 0."""
+
+    def spline_op(self, x: Tensor, **kwargs) -> tuple[Tensor, Tensor]:
+        inside = x.abs() < self.bound
+        y, log_slope = super().spline_op(torch.where(inside, x, 0.0), **kwargs)
+        return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
+
+
 class StaticPosterior(dist.TransformedDistribution):
     """Distribution of the static latents, batch `[pixel]` and event `[S]`.
 
@@ -44,7 +53,7 @@ class StaticPosterior(dist.TransformedDistribution):
         shape = STEEPEST * torch.tanh(shape / STEEPEST)
         widths, heights, slopes, splits = shape.split([BINS, BINS, BINS - 1, BINS], -1)
         knots = (widths.softmax(-1), heights.softmax(-1), F.softplus(slopes + UNIT_SLOPE), splits.sigmoid())
-        spline = ConditionedSpline(knots, BOUND, "linear")
+        spline = _Spline(knots, BOUND, "linear")
         # Mean and variance of a spline of normal scores by the trapezoidal rule.
         nodes, weights = (torch.as_tensor(x).to(mean) for x in (NODES, WEIGHTS))
         value, _ = spline.spline_op(nodes.view(-1, *(1 for _ in mean.shape)).expand(-1, *mean.shape).contiguous())

@@ -72,3 +72,15 @@ def test_gradients_are_finite_even_far_out_in_the_tails():
     posterior = StaticPosterior(mean, scale, torch.eye(STATIC).expand(4, -1, -1), shape)
     posterior.log_prob(10 * torch.randn(4, STATIC)).sum().backward()
     assert torch.isfinite(shape.grad).all()
+
+
+def test_no_density_and_no_gradient_is_lost_beyond_the_splines():
+    torch.manual_seed(0)
+    count = 20_000
+    for _ in range(20):  # a fraction that is 0 / 0 comes once in a million
+        shape = (2 * torch.randn(count, 1, SHAPE)).requires_grad_()
+        mean = torch.zeros(count, 1, requires_grad=True)
+        posterior = StaticPosterior(mean, torch.ones(count, 1), torch.ones(count, 1, 1), shape)
+        density = posterior.log_prob(6 * torch.randn(count, 1))
+        density.sum().backward()
+        assert density.isfinite().all() and shape.grad.isfinite().all() and mean.grad.isfinite().all()
