@@ -113,7 +113,8 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cu
     for name in posterior.names:
         given[name] = posterior.conditional(name, drawn)
         drawn[name] = given[name].rsample()
-    local = _static_divergence(posterior.static.mean, posterior.static.scale_tril)
+    ordinary = torch.distributions.Normal(0.0, 1.0).log_prob(drawn["static"]).sum(-1)
+    local = posterior.static.log_prob(drawn["static"]) - ordinary
     for name, process in posterior.processes.items():
         if closed:
             local = local + given[name].divergence()
@@ -198,12 +199,6 @@ def _global_divergence(posterior: Distribution, prior: Distribution) -> Tensor:
     q, p = posterior.base_dist, prior.base_dist
     apart = (q.scale.square() + (q.loc - p.loc).square()) / p.scale.square()
     return (0.5 * (apart - 1) + (p.scale / q.scale).log()).sum()
-
-
-def _static_divergence(mean: Tensor, factor: Tensor) -> Tensor:
-    """`[pixel]`, from a standard normal."""
-    apart = factor.square().sum((-2, -1)) + mean.square().sum(-1) - mean.shape[-1]
-    return 0.5 * apart - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def _mapped(item: object, function: Callable[[Tensor], Tensor]) -> object:
