@@ -50,7 +50,7 @@ from inference.calibration import at_pixels, coverage, refine, simulation_based_
 from inference.refinement import WhitenedPosterior
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import simulate
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 from pi_vae.physics import compile_kernels
 
 

@@ -53,8 +53,9 @@ from inference.draws import groups, seeded
 from inference.objective import ChainRuleELBO
 from inference.optimisation import Phase, deterministic, guarded
 from pi_vae import PhysicsVAE
-from pi_vae.data.batches import Batch, CubeTensors, ModalityBatch
+from pi_vae.data.batches import Batch, ModalityBatch
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.tensors import CubeTensors
 
 DATES, DAYS = 40, 9  # of each sensor, and between its dates
 DRAWS, HIDDEN_DRAWS = 50, 3

@@ -79,7 +79,7 @@ from inference.calibration import coverage
 from inference.draws import seeded
 from inference.refinement import WhitenedPosterior
 from pi_vae import Optical, PhysicsVAE
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 from pi_vae.priors import Marginals
 from pi_vae.variables import changed
 

@@ -62,8 +62,8 @@ from inference.sleep import FEW_GAPS
 from inference.terms import TERMS, Restraint
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import withhold
-from pi_vae.data.batches import CubeTensors
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.tensors import CubeTensors
 from pi_vae.physics import compile_kernels
 from pi_vae.residual import Residual
 

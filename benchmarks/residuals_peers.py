@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from inference.baselines import linear_interpolation
 from pi_vae import Latents, PhysicsVAE
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["PEERS", "Found", "peer"]
 

@@ -31,8 +31,9 @@ from inference.training import Run, keep_weights
 from pi_vae import PhysicsVAE
 from pi_vae.chain import ChainPosterior
 from pi_vae.data import validate
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.scene import open_tensors
 
 __all__ = ["distil"]
 
@@ -82,7 +83,7 @@ def distil(
     if len(model.modalities) < 2:
         raise ValueError(f"The model reads {next(iter(model.modalities))!r} alone: there is nothing to hide from it.")
     validate(cube)
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
+    data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
     held = Holdout(data, holdout, model, hide_modality=1.0, seed=seed) if holdout else None
     data = held.data if held else data
     fabric = Fabric(accelerator=device, devices=1)

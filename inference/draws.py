@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from inference.exclusive import redrawn
 from pi_vae import Latents, PhysicsVAE
-from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 
 __all__ = ["Group", "groups", "present", "seeded"]
@@ -26,19 +26,18 @@ class Group:
 
     Attributes:
         shared: global latents by site name.
-        posterior: joint posterior of all local latents given these.
         latents: `[draw, pixel, ...]` local draws.
     """
 
     shared: dict[str, Tensor]
-    posterior: ChainPosterior
     latents: Latents
 
 
 def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -> Iterator[Group]:
     """Posterior draws of a batch's pixels, in groups of equal or nearly equal size.
 
-    The encoder runs once; every group has its own draw of the global latents.
+    The encoder runs once; every group has its own draw of the global latents. Physical variables are drawn from the
+    guide, exclusive residuals given these without it (`inference.exclusive`).
 
     Args:
         model: a fitted model.
@@ -51,8 +50,9 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
     # All global draws come first, so that with the same seed every batch of pixels sees the same ones.
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
         size = draws // count + (i < draws % count)
-        posterior = model.posterior(sites, batch.dates, shared)
-        yield Group(shared, posterior, model.latents(posterior.rsample((size,)), batch.dates, shared))
+        drawn = model.posterior(sites, batch.dates, shared).rsample((size,))
+        latents = redrawn(model, batch, model.latents(drawn, batch.dates, shared), shared)
+        yield Group(shared, latents)
 
 
 def present(model: PhysicsVAE, cube: xr.DataTree) -> dict[str, tuple[str, ...]]:

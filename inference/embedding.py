@@ -25,7 +25,8 @@ from inference.posterior import choose_pixels, pixel_location
 from inference.training import Run
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate, with_dates
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
+from pi_vae.data.scene import open_tensors
 
 __all__ = ["embed"]
 
@@ -86,7 +87,7 @@ def embed(
         first, last = min(n.time.values[0] for n in nodes), max(n.time.values[-1] for n in nodes)
         times = np.arange(first, last + np.timedelta64(1, "ns"), np.timedelta64(EVERY, "D"))
     cube = with_dates(cube, times)
-    data = CubeTensors.read(cube, channels, partial=True)
+    data = open_tensors(cube, channels, partial=True)
     asked = np.unique(np.asarray(times, "datetime64[ns]"))
     index = torch.from_numpy(np.searchsorted(data.times, asked))
     rows, columns = choose_pixels(pixels, data, seed)

@@ -12,7 +12,7 @@ from inference.baselines import date_mean, linear_interpolation
 from inference.draws import groups, present, seeded
 from inference.objective import hidden_means
 from inference.training import Run
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["withheld_scores"]
 

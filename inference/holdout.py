@@ -15,8 +15,9 @@ import torch
 from inference.draws import seeded
 from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["Holdout"]
 

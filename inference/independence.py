@@ -32,7 +32,8 @@ from inference.posterior import choose_pixels
 from inference.training import Run
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data import validate
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["independence", "independence_figure"]
 

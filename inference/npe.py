@@ -25,8 +25,8 @@ from inference.optimisation import Phase, guarded, progress_bar, restored
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, recovery_loss
 from inference.training import Run, keep_weights
 from pi_vae.data import validate
-from pi_vae.data.batches import CubeTensors
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.scene import open_tensors
 
 __all__ = ["neural_posterior"]
 
@@ -70,7 +70,7 @@ def neural_posterior(
         raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
     validate(cube)
     model = run.model
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
+    data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
     fabric = Fabric(accelerator=device, devices=1)
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)

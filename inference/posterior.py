@@ -12,7 +12,8 @@ from inference.draws import Group, groups, present, seeded
 from inference.refinement import refined_groups
 from inference.training import Run
 from pi_vae.data import validate, with_dates
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.patches import Patches
+from pi_vae.data.scene import open_tensors
 
 __all__ = ["choose_pixels", "draw_tree", "pixel_location", "posterior"]
 
@@ -76,7 +77,7 @@ def draw_tree(
 ) -> xr.DataTree:
     """What `posterior` returns, of a cube that is ready: validated, all dates in it."""
     model = run.model
-    data = CubeTensors.read(cube, present(model, cube), partial=True)
+    data = open_tensors(cube, present(model, cube), partial=True)
     rows, columns = choose_pixels(pixels, data, seed)
     values = draws * len(rows) * len(data.dates) * (len(model.dynamic) + sum(map(len, data.channels.values())))
     if values > MAX_VALUES:
@@ -107,7 +108,7 @@ def draw_tree(
     return xr.DataTree.from_dict({group: dataset.assign_coords(location) for group, dataset in tree.items()})
 
 
-def _tree(model, data: CubeTensors, batch, found: Iterable[Group], chains: int) -> dict[str, xr.Dataset]:
+def _tree(model, data: Patches, batch, found: Iterable[Group], chains: int) -> dict[str, xr.Dataset]:
     """The ArviZ groups of one chunk of pixels."""
     parts: dict[str, dict[str, list]] = {"posterior": {}, "posterior_predictive": {}, "log_likelihood": {}}
 
@@ -144,7 +145,7 @@ def _tree(model, data: CubeTensors, batch, found: Iterable[Group], chains: int) 
     return _name_dimensions(model, data, batch, joined)
 
 
-def _name_dimensions(model, data: CubeTensors, batch, joined) -> dict[str, xr.Dataset]:
+def _name_dimensions(model, data: Patches, batch, joined) -> dict[str, xr.Dataset]:
     sample = ("chain", "draw", "pixel")
     coords = {"time": data.times}
     datasets = {group: {} for group in (*joined, "observed_data", "constant_data")}
@@ -215,7 +216,7 @@ def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str
 DRIVER_UNITS = {"air_temperature": "K", "precipitation": "mm"}
 
 
-def choose_pixels(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_pixels(pixels, data: Patches, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of a number of pixels drawn at random, of a list of (row, column), or of all (none given)."""
     height, width = data.shape
     if pixels is None or isinstance(pixels, int):
@@ -229,7 +230,7 @@ def choose_pixels(pixels, data: CubeTensors, seed: int) -> tuple[torch.Tensor, t
     return rows, columns
 
 
-def pixel_location(cube: xr.DataTree, data: CubeTensors, rows: torch.Tensor, columns: torch.Tensor) -> dict:
+def pixel_location(cube: xr.DataTree, data: Patches, rows: torch.Tensor, columns: torch.Tensor) -> dict:
     """Coordinates of the dimension ``pixel`` of a table: where in the cube each lies."""
     node = cube[data.finest].to_dataset()
     location = {"pixel": np.arange(len(rows)), "row": ("pixel", rows.numpy()), "column": ("pixel", columns.numpy())}

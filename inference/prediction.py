@@ -16,7 +16,8 @@ from inference.draws import groups, present, seeded
 from inference.training import Run
 from pi_vae import __version__
 from pi_vae.data import validate
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.patches import Patches
+from pi_vae.data.scene import open_tensors
 from pi_vae.variables import CATALOGUE, Variable
 
 __all__ = ["FLAGS", "export_geotiff", "predict"]
@@ -34,6 +35,7 @@ def predict(
     """Write maps of every variable and residual to a zarr store.
 
     Tiles are read with the halo that the encoder needs, so that they fit together; a store that exists is continued.
+    A large cube stays on disk (`pi_vae.data.scene`): memory is that of a tile.
 
     Args:
         run: a fitted run.
@@ -56,7 +58,7 @@ def predict(
     """
     validate(cube)
     model, store = run.model, Path(store)
-    data = CubeTensors.read(cube, present(model, cube), partial=True)
+    data = open_tensors(cube, present(model, cube), partial=True)
     tile = -(-tile // data.coarsest) * data.coarsest  # chunks are whole pixels of every modality, as tiles are
     origin = _origin(model, draws, seed)
     if store.exists():
@@ -118,7 +120,7 @@ def export_geotiff(maps: xr.Dataset, name: str, statistic: str, path: str | Path
     return path
 
 
-def _tile(model, data: CubeTensors, batch, draws: int, shape: tuple[int, int]) -> xr.Dataset:
+def _tile(model, data: Patches, batch, draws: int, shape: tuple[int, int]) -> xr.Dataset:
     """Statistics over the draws of one tile."""
     kept: dict[str, list[torch.Tensor]] = {}
     sums: dict[str, torch.Tensor] = {}
@@ -168,7 +170,7 @@ def _dims(variable: Variable) -> tuple[str, ...]:
     return ("time", "y", "x") if variable.dynamic else ("y", "x")
 
 
-def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Dataset:
+def _template(model, cube: xr.DataTree, data: Patches, tile: int) -> xr.Dataset:
     """The empty store: every array with its dims, chunks and metadata."""
     import dask.array
 
@@ -178,10 +180,10 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
     coords["y"] = node.y.values if not data.points and "y" in node.coords else np.arange(height)
     coords["x"] = node.x.values if not data.points and "x" in node.coords else np.arange(width)
     sizes = {"time": len(data.dates), "y": height, "x": width}
-    for name, m in data.modalities.items():
-        coords[f"{name}_time"] = data.times[m.index.numpy()]
+    for name, index in data.index.items():
+        coords[f"{name}_time"] = data.times[index.numpy()]
         coords[f"{name}_channel"] = list(data.channels[name])
-        sizes |= {f"{name}_time": len(m.index), f"{name}_channel": len(data.channels[name])}
+        sizes |= {f"{name}_time": len(index), f"{name}_channel": len(data.channels[name])}
 
     def empty(dims: tuple[str, ...], fill, dtype) -> dask.array.Array:
         side = tile * tile if data.points else tile
@@ -194,7 +196,7 @@ def _template(model, cube: xr.DataTree, data: CubeTensors, tile: int) -> xr.Data
         for statistic, words in STATISTICS.items():
             attrs = {"units": variable.unit, "long_name": f"{variable.long_name}, {words}"}
             arrays[f"{name}_{statistic}"] = (_dims(variable), empty(_dims(variable), np.nan, np.float32), attrs)
-    for name in data.modalities:
+    for name in data.index:
         modality = model.modalities[name]
         dims, attrs = (f"{name}_time", f"{name}_channel", "y", "x"), {"units": modality.unit}
         arrays[f"{name}_mean"] = (dims, empty(dims, np.nan, np.float32), attrs)
@@ -216,7 +218,7 @@ def _origin(model, draws: int, seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _check_store(store: Path, data: CubeTensors, origin: str) -> None:
+def _check_store(store: Path, data: Patches, origin: str) -> None:
     existing = xr.open_zarr(store, consolidated=False)
     found = {d: existing.sizes.get(d) for d in ("time", "y", "x")}
     wanted = dict(zip(("time", "y", "x"), (len(data.dates), *data.shape), strict=True))

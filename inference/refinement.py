@@ -64,7 +64,7 @@ def refined_groups(
             target = WhitenedPosterior(model, batch, shared)
             begin = target.whitened(posterior.rsample((min(TOGETHER, chains - start),)))
             found, _ = target.chains(begin, draws // chains, warmup, thin)
-            yield Group(shared, posterior, target.latents(found.transpose(0, 1).flatten(0, 1)))
+            yield Group(shared, target.latents(found.transpose(0, 1).flatten(0, 1)))
 
 
 class WhitenedPosterior:

@@ -42,7 +42,8 @@ from inference.refinement import WhitenedPosterior, hamiltonian
 from inference.training import Run, keep_weights
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
+from pi_vae.data.scene import open_tensors
 
 __all__ = ["learn_globals"]
 
@@ -86,7 +87,7 @@ def learn_globals(
         raise ValueError(f"steps is {steps}: give ten at least.")
     validate(cube)
     model = run.model.cpu().eval()
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
+    data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()})
     batch = data.at(*choose_pixels(pixels, data, seed), model.encoder.radius)
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.seed_everything(seed, verbose=False)

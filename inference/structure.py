@@ -20,7 +20,7 @@ import xarray as xr
 from inference.draws import groups, present, seeded
 from inference.training import Run, keep_weights
 from pi_vae.data import validate
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["prune", "residual_structure"]
 

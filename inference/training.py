@@ -22,8 +22,10 @@ from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_los
 from inference.terms import Restraint
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
-from pi_vae.data.batches import CubeTensors
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.patches import Patches
+from pi_vae.data.scene import open_tensors
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["Run", "fit", "keep_weights", "load"]
 
@@ -77,7 +79,8 @@ def fit(
 
     Args:
         model: model to train; changed in place.
-        cube: a cube that `pi_vae.data.validate` accepts.
+        cube: a cube that `pi_vae.data.validate` accepts; a large one stays on disk, where its chunks should not be much
+            larger than patches (`pi_vae.data.scene`).
         steps: optimisation steps.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
@@ -107,15 +110,16 @@ def fit(
         raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
     restraint = Restraint(model, terms)
     validate(cube)
-    data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
-    data = data.without_empty_dates()
+    data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
+    if holdout and not isinstance(data, CubeTensors):
+        raise ValueError(f"holdout is {holdout:g}, and the cube, larger than memory, needs none: give 0.")
     held = Holdout(data, holdout, model, hide_modality, seed) if holdout else None
     data = held.data if held else data
     folder = _prepare(checkpoint)
     fabric = Fabric(accelerator=device, devices=1)
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)
-    _set_statistics(model, data)
+    observations = _set_statistics(model, data)
     run = Run(model, seed=seed, folder=folder)
     learning = steps - int(CALIBRATION * steps)
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
@@ -123,7 +127,6 @@ def fit(
     first = _resume(run, phases, generator, steps, held, restraint.terms) if folder else 0
     model.to(fabric.device).train()
     elbo = ChainRuleELBO(model, restraint=restraint if restraint.terms else None)(model.model, model.guide)
-    observations = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in data.modalities.values())
     few_gaps = FEW_GAPS | {"modality": hide_modality}
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
@@ -196,12 +199,16 @@ def load(folder: str | Path, model: PhysicsVAE | None = None) -> Run:
     return Run(model, state["history"], state["seed"], Path(folder))
 
 
-def _set_statistics(model: PhysicsVAE, data: CubeTensors) -> None:
-    for name, m in data.modalities.items():
-        values = m.values[0].transpose(0, 1)[:, m.valid[0]]
+def _set_statistics(model: PhysicsVAE, data: Patches) -> int:
+    """Tell the encoder mean and spread of every channel; returns the number of observations, channels counted."""
+    modalities, share = data.survey()
+    for name, m in modalities.items():
+        values = m.values.movedim(2, 0)[:, m.valid]
         if values.shape[1] > 1:
             spread = values.std(1).clamp_min(1e-3)
             model.encoder.set_statistics(name, values.mean(1), spread)
+    seen = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in modalities.values())
+    return max(1, round(seen / share))
 
 
 def _spread(model: PhysicsVAE) -> list[torch.nn.Parameter]:

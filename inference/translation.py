@@ -17,7 +17,7 @@ from inference.draws import present
 from inference.posterior import draw_tree
 from inference.training import Run
 from pi_vae.data import validate, with_dates, with_sensor
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["translate"]
 

@@ -9,7 +9,8 @@ import torch
 from pyro import poutine
 from pyro.infer import TraceMeanField_ELBO
 
-from pi_vae.data.batches import CubeTensors, ModalityBatch
+from pi_vae.data.batches import ModalityBatch
+from pi_vae.data.tensors import CubeTensors
 
 LOCAL = ("dynamic", "static", "residual_s2", "residual_s1")
 

@@ -7,7 +7,7 @@ from inference import Run, fit, load, posterior
 from inference.refinement import WhitenedPosterior
 from pi_vae import Optical, PhysicsVAE
 from pi_vae.data import pattern, simulate
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 from pi_vae.priors import GlobalLatents
 from pi_vae.residual import Residual
 

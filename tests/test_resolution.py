@@ -11,8 +11,8 @@ from inference.objective import hidden_means
 from inference.sleep import dream
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import pattern, simulate, withhold
-from pi_vae.data.batches import CubeTensors
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.tensors import CubeTensors
 
 FINE, COARSE = ("B03", "B04", "B08"), ("B8A", "B11")
 

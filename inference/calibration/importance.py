@@ -30,7 +30,8 @@ from inference.posterior import choose_pixels, pixel_location
 from inference.training import Run
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["importance", "log_joint", "refine", "smoothed_weights"]
 

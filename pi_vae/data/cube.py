@@ -16,8 +16,8 @@ A cube is an `xarray.DataTree` with one node per modality, each with its own dat
 
 Points take the place of the grid with dims ``(time, band, point)``. Dates are UTC, one each, increasing. Grids carry
 ``spatial_ref`` (rioxarray), the same in all nodes. `validate` refuses with one sentence: what was found, where, what to
-do. It reads one date at a time, so that a cube on disk may be larger than memory; every date is searched for NaN, while
-units and offsets are judged from an even sample of the pixels.
+do. It reads some of the cube at a time, so that one on disk may be larger than memory; every value is searched for NaN,
+while units and offsets are judged from an even sample of the pixels.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from pi_vae.data import sentinel1, sentinel2
+from pi_vae.data.search import CubeError, CubeWarning, search
 
 __all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "validate"]
 
@@ -43,16 +44,7 @@ OPTICAL_NODES = ("s2", "s2_10m", "s2_20m", "s2_60m")
 RADAR_NODES = ("s1",)
 MODALITY_NODES = OPTICAL_NODES + RADAR_NODES
 
-_SAMPLED_PIXELS = 4096  # per date: enough for percentiles, and no more to hold in memory
 _MANY_DATES = 20  # optical dates from which a mask without a single cloud is hard to believe
-
-
-class CubeError(ValueError):
-    """The cube breaks the data contract; the message says what, where and how to mend it."""
-
-
-class CubeWarning(UserWarning):
-    """The cube keeps the data contract but something in it is hard to believe."""
 
 
 def open_cube(source: str | Path | xr.DataTree, *, chunks: dict[str, int] | str | None = None) -> xr.DataTree:
@@ -82,10 +74,10 @@ def open_cube(source: str | Path | xr.DataTree, *, chunks: dict[str, int] | str 
             f"No file, folder or sample named '{source}': give the path of a netCDF file or zarr folder, "
             f"or one of the samples {', '.join(samples.SAMPLES)}."
         )
-    engine = "zarr" if path.is_dir() else "h5netcdf"
+    backend = {"engine": "zarr", "consolidated": False} if path.is_dir() else {"engine": "h5netcdf"}
     try:
         # decode_coords keeps spatial_ref a coordinate, whoever wrote the file
-        tree = xr.open_datatree(path, engine=engine, chunks=chunks, decode_coords="all")
+        tree = xr.open_datatree(path, **backend, chunks=chunks, decode_coords="all")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CubeError(
             f"Unreadable cube in '{path}' ({type(error).__name__}): give a netCDF-4 file or zarr folder "
@@ -162,7 +154,7 @@ def validate(cube: xr.DataTree) -> xr.DataTree:
         )
         _raise_first(_layout_faults(name, dataset, values, channel, angles))
         _raise_first(_time_faults(name, dataset))
-        seen, usable = _read(name, dataset, values, channel)
+        seen, usable = search(name, dataset, values, channel)
         _raise_first(judge(name, dataset, seen))
         if name in OPTICAL_NODES and usable == 1.0 and dataset.sizes["time"] >= _MANY_DATES:
             warnings.warn(
@@ -305,39 +297,6 @@ def _time_faults(name: str, dataset: xr.Dataset) -> Iterator[str]:
     elif (step == 0).any():
         index = int(np.argmax(step == 0)) + 1
         yield f"Duplicate date {times[index]} {where}, index {index}: merge or drop the second observation."
-
-
-def _read(name: str, dataset: xr.Dataset, values: str, channel: str) -> tuple[np.ndarray, float]:
-    """Read the node once, date by date, and refuse NaN that is valid and a mask without a usable pixel.
-
-    Returns:
-        `[channel, sample]` values at usable pixels (NaN elsewhere), and the usable share of all pixels, 0-1.
-    """
-    seen, usable = [], []
-    for index in range(dataset.sizes["time"]):
-        valid = dataset["valid"].isel(time=index).values.ravel()
-        data = dataset[values].isel(time=index).values.reshape(dataset.sizes[channel], -1)
-        bad = np.argwhere(~np.isfinite(data) & valid)
-        if len(bad):
-            label = dataset[channel].values[bad[0, 0]]
-            pixel = np.unravel_index(bad[0, 1], dataset["valid"].shape[1:])
-            raise CubeError(
-                f"{len(bad)} values that are not finite but 'valid' in node '{name}', variable '{values}', "
-                f"{channel} {label}, index {(index, *map(int, pixel))}: set 'valid' to false there."
-            )
-        some = slice(None, None, -(-valid.size // _SAMPLED_PIXELS))
-        seen.append(np.where(valid, data, np.nan)[:, some])
-        usable.append(valid.mean())
-    if not any(usable):
-        raise CubeError(
-            f"No usable pixel at any date in node '{name}', variable 'valid': true must mean usable, "
-            "so invert the mask if it marks clouds, or leave the node out."
-        )
-    sample = np.concatenate(seen, axis=1)
-    if np.isnan(sample).all():  # a few usable pixels that the even sample missed
-        data = dataset[values].where(dataset["valid"]).transpose(channel, ...).values
-        sample = data.reshape(dataset.sizes[channel], -1)
-    return sample, float(np.mean(usable))
 
 
 def _driver_faults(dataset: xr.Dataset) -> Iterator[str]:

@@ -7,10 +7,10 @@ import torch
 import xarray as xr
 from pyro import poutine
 
-from pi_vae.data.batches import CubeTensors
 from pi_vae.data.cube import complete
 from pi_vae.data.sentinel1 import s1_node
 from pi_vae.data.sentinel2 import s2_node
+from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["pattern", "simulate"]
 

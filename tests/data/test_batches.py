@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 CHANNELS = {"s2": ("B02", "B03", "B04", "B08"), "s1": ("VV", "VH")}
 

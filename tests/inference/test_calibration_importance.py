@@ -10,7 +10,7 @@ from scipy import stats
 from inference.calibration import importance, log_joint, refine
 from inference.calibration.importance import smoothed_weights
 from inference.draws import seeded
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 PIXELS = [(0, 0), (9, 11), (4, 5), (2, 2)]
 LATENTS, DRAWS = 20, 2000

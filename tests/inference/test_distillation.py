@@ -11,7 +11,7 @@ from inference import Run, distil, fit, load
 from inference.distillation import _loss
 from inference.draws import seeded
 from pi_vae import Optical, PhysicsVAE
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 QUIET = {"pixels": 40, "device": "cpu", "progress": False}
 

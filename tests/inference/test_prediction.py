@@ -7,9 +7,9 @@ import torch
 import xarray as xr
 
 from inference import export_geotiff, posterior, predict, prediction
-from inference.draws import groups, seeded
+from inference.draws import seeded
 from pi_vae.data import withhold
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 from pi_vae.variables import CATALOGUE
 
 DRAWS = 150
@@ -116,8 +116,8 @@ def test_tiles_fit_together(fitted, simulated, tile):
         found = {}
         for rows, columns, batch in data.tiles(size, model.encoder.radius):
             with seeded(0):
-                group = next(groups(model, batch, 1))
-            for site, q in {"static": group.posterior.static, **group.posterior.processes}.items():
+                found_here = model.posterior(model.encoder(batch), batch.dates, model.median_globals())
+            for site, q in {"static": found_here.static, **found_here.processes}.items():
                 for label, value in (("mean", q.mean), ("sd", q.variance.sqrt())):
                     image = found.setdefault((site, label), torch.empty(10, 12, *value.shape[1:]))
                     image[rows, columns] = value.unflatten(0, (rows.stop - rows.start, -1))

@@ -9,7 +9,7 @@ from inference import posterior
 from inference.calibration import at_pixels, simulation_based_calibration
 from inference.draws import seeded
 from inference.refinement import WhitenedPosterior, hamiltonian, refined_groups
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 PIXELS = [(0, 0), (9, 11), (4, 5)]
 

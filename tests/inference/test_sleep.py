@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from inference.sleep import dream, recovery_loss
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 
 @pytest.fixture

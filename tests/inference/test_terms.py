@@ -11,7 +11,7 @@ from inference import fit, load
 from inference.terms import TERMS, Explanation, Restraint
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import pattern, simulate
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 BANDS = ("B03", "B04", "B08")
 

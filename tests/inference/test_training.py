@@ -12,7 +12,7 @@ from inference import fit, load, optimisation, training
 from inference.holdout import LOOKS, Holdout, _chosen
 from pi_vae import Optical, PhysicsVAE
 from pi_vae.data import CubeError, withhold
-from pi_vae.data.batches import CubeTensors
+from pi_vae.data.tensors import CubeTensors
 
 SMALL = {"device": "cpu", "patches": 2, "patch_size": 5, "pixels": 12, "progress": False}
 LONG = 206

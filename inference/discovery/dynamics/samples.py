@@ -30,7 +30,8 @@ from inference.posterior import choose_pixels
 from inference.training import Run
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
-from pi_vae.data.batches import Batch, CubeTensors
+from pi_vae.data.batches import Batch
+from pi_vae.data.scene import open_tensors
 
 __all__ = ["DAY_OF_YEAR", "DynamicsSamples", "draw_states"]
 
@@ -136,7 +137,7 @@ def draw_states(
     """
     validate(cube)
     model = run.model
-    data = CubeTensors.read(cube, present(model, cube), partial=True)
+    data = open_tensors(cube, present(model, cube), partial=True)
     readers = {name: _reader(model, name) for name in states}
     dates = np.linspace(float(data.dates[0]), float(data.dates[-1]), STEPS + 1) if dates is None else dates
     weather = _weather(cube, np.asarray(dates, float), drivers)

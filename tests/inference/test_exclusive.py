@@ -1,0 +1,140 @@
+"""Residuals given the physics: those of a dense reference, the prior where nothing was seen, deaf to outliers."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from inference.draws import groups, seeded
+from inference.exclusive import redrawn
+from pi_vae import Latents, Optical, PhysicsVAE
+from pi_vae.data.batches import Batch
+from pi_vae.data.tensors import CubeTensors
+
+PIXELS = torch.tensor([4, 0]), torch.tensor([5, 0])  # the second was never seen
+
+
+@pytest.fixture
+def case(build, simulated):
+    """A model whose optical residual is strong, one draw of two pixels, and observations that belong to it."""
+    model = build(residual=2).eval()
+    data = CubeTensors.read(simulated, {name: m.channels for name, m in model.modalities.items()})
+    with seeded(0):
+        model.modalities["s2"].residual.loading.loc.copy_(torch.tensor([[5.0, 1.0], [-2.0, 5.0], [9.0, 0.5]]))
+        batch = data.at(*PIXELS, model.encoder.radius)
+        shared = model.median_globals()
+        latents = model.latents(
+            model.posterior(model.encoder(batch), batch.dates, shared).rsample((1,)), batch.dates, shared
+        )
+        mean = model.expected("s2", latents, batch, shared)[0]
+        values = model.modalities["s2"].likelihood(mean, shared["s2_noise"]).sample()
+        batch = with_values(batch, values, model.encoder.radius)
+    return model, batch, shared, latents
+
+
+def with_values(batch: Batch, values: torch.Tensor, centre: int) -> Batch:
+    """The batch with optical values `[pixel, T_m, C]` at its pixels."""
+    observed = batch.modalities["s2"]
+    replaced = observed.values.clone()
+    replaced[..., centre, centre] = values
+    modalities = batch.modalities | {"s2": dataclasses.replace(observed, values=replaced)}
+    return dataclasses.replace(batch, modalities=modalities)
+
+
+def repeated(latents: Latents, count: int) -> Latents:
+    """The same draw many times."""
+
+    def many(x: torch.Tensor) -> torch.Tensor:
+        return x.expand(count, *x.shape[1:])
+
+    residual = {name: many(r) for name, r in latents.residual.items()}
+    return Latents(many(latents.dynamic), many(latents.static), residual)
+
+
+def test_they_are_those_of_a_dense_gaussian(case) -> None:
+    model, batch, shared, latents = case
+    model.modalities["s2"].degrees_of_freedom = 1e9
+    with seeded(1):
+        drawn = redrawn(model, batch, repeated(latents, 4000), shared).residual["s2"][:, 0].flatten(1).double()
+        left = batch.modalities["s2"].series(batch.pixels) - model.expected("s2", latents, batch, shared, False)
+        prior = torch.block_diag(*model.priors(batch.dates, shared)["residual_s2"].covariance.double())
+    observed = batch.modalities["s2"]
+    loading = (shared["s2_relevance"] * shared["s2_loading"]).double()
+    dates = len(batch.dates)
+    rows = [
+        (torch.cat([loading[c, k] * torch.eye(dates)[i] for k in range(2)]), left[0, 0, t, c], shared["s2_noise"][c])
+        for t, i in enumerate(observed.index)
+        for c in range(3)
+        if observed.seen[0, t, model.encoder.radius, model.encoder.radius]
+    ]
+    basis = torch.stack([row[0] for row in rows]).double()
+    signal, noise = (torch.stack([row[i] for row in rows]).double().detach() for i in (1, 2))
+    gain = prior @ basis.T @ torch.linalg.inv(basis @ prior @ basis.T + torch.diag(noise**2))
+    mean, covariance = gain @ signal, prior - gain @ basis @ prior
+    sd = covariance.diagonal().sqrt()
+    assert ((drawn.mean(0) - mean) / sd).abs().max() < 4 / 4000**0.5
+    difference = (drawn.T.cov() - covariance) / (sd[:, None] * sd)
+    assert difference.abs().max() < 0.1
+    assert sd.min() < 0.7 * prior.diagonal().sqrt().min()  # else the observations say little, and the test as well
+
+
+def test_what_nothing_was_seen_of_is_the_prior(case) -> None:
+    model, batch, shared, latents = case
+    with seeded(2):
+        everywhere = redrawn(model, batch, repeated(latents, 4000), shared)
+        absent = dataclasses.replace(batch, modalities={"s1": batch.modalities["s1"]})
+        without = redrawn(model, absent, repeated(latents, 4000), shared)
+        prior = model.priors(batch.dates, shared)["residual_s2"].covariance
+    for drawn in (everywhere.residual["s2"][:, 1], without.residual["s2"][:, 0]):
+        assert drawn.mean(0).abs().max() < 0.08
+        assert (torch.stack([drawn[:, k].T.cov() for k in range(2)]) - prior).abs().max() < 0.12
+
+
+def test_one_wild_date_does_not_move_the_others(case) -> None:
+    model, batch, shared, latents = case
+    centre = model.encoder.radius
+    seen = batch.modalities["s2"].seen[0, :, centre, centre].nonzero().flatten()
+    found = {}
+    for wild in (0.0, 5.0):
+        values = batch.modalities["s2"].series(batch.pixels).clone()
+        values[0, seen[2]] += wild
+        moved = with_values(batch, values, centre)
+        with seeded(3):
+            found[wild] = redrawn(model, moved, repeated(latents, 2000), shared).residual["s2"][:, 0].mean(0)
+    others = [int(i) for i in batch.modalities["s2"].index[seen] if i != batch.modalities["s2"].index[seen[2]]]
+    assert (found[5.0] - found[0.0])[:, others].abs().max() < 0.3
+    model.modalities["s2"].degrees_of_freedom = 1e9
+    with seeded(3):
+        gaussian = redrawn(model, moved, repeated(latents, 2000), shared).residual["s2"][:, 0].mean(0)
+    assert (gaussian - found[0.0])[:, others].abs().max() > 1
+
+
+def test_all_posterior_draws_have_them_and_the_physics_stays(case) -> None:
+    model, batch, shared, latents = case
+    with seeded(4):
+        (group,) = groups(model, batch, 64, 1)
+    with seeded(4):
+        shared = model.draw_globals()
+        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample((64,))
+    assert torch.equal(group.latents.static, drawn["static"])
+
+    def error(given: Latents) -> torch.Tensor:
+        mean = model.expected("s2", given, batch, shared)[:, 0]
+        seen = batch.modalities["s2"].scored(batch.pixels)[0]
+        return ((mean - batch.modalities["s2"].series(batch.pixels)[0]) / shared["s2_noise"])[:, seen].square().mean()
+
+    with torch.no_grad():
+        assert error(group.latents) < 0.7 * error(model.latents(drawn, batch.dates, shared))
+
+
+@pytest.mark.parametrize("options", [{"network": 3}, {"smoothness": 2.0}])
+def test_residuals_that_are_not_linear_or_bind_pixels_stay(simulated, options) -> None:
+    torch.manual_seed(0)
+    model = PhysicsVAE({"s2": Optical(("B03", "B04", "B08"), nodes=1, residual=1, **options)}, width=16, layers=1)
+    data = CubeTensors.read(simulated, {"s2": model.modalities["s2"].channels})
+    with seeded(0):
+        batch = data.at(*PIXELS, model.encoder.radius)
+        shared = model.median_globals()
+        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample((3,))
+        latents = model.latents(drawn, batch.dates, shared)
+        assert torch.equal(redrawn(model, batch, latents, shared).residual["s2"], latents.residual["s2"])
