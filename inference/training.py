@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from lightning_fabric import Fabric
 
+from inference.diagnosis import not_finite
 from inference.holdout import LOOKS, Holdout
 from inference.objective import ChainRuleELBO
 from inference.optimisation import Phase, deterministic, guarded, progress_bar, restored
@@ -104,7 +105,7 @@ def fit(
         CubeError: the cube breaks the data contract.
         ValueError: the cube lacks a modality or channel of the model, or has no usable observation; or nothing can be
             held out as asked; or a term is unknown.
-        FloatingPointError: the loss is not finite; the last good checkpoint is kept.
+        FloatingPointError: the loss is not finite, with a table of what else is not; the last good checkpoint is kept.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
@@ -155,7 +156,8 @@ def fit(
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
-                    + (f"; the last good state is in {folder}." if folder else ".")
+                    + (f"; the last good state is in {folder}.\n" if folder else ".\n")
+                    + not_finite(model, batch)
                 )
             phase.descend(loss, fabric)
             if held and step < learning and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):

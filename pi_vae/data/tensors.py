@@ -7,6 +7,7 @@ Values become what the likelihood is written in: reflectance as it is, backscatt
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,6 +22,10 @@ from pi_vae.data.patches import Patches
 __all__ = ["CubeTensors", "days", "factors_of", "nodes_of"]
 
 GEOMETRY = {"s2": ("sza", "vza", "raa"), "s1": ("incidence",)}
+log = logging.getLogger(__name__)
+
+#: What no surface and no noise comes to; a single number beyond would bend a whole fit.
+POSSIBLE = {"reflectance": (-1.0, 5.0), "backscatter": (-1.0, 1e4)}
 DRIVERS = ("air_temperature", "precipitation")
 
 
@@ -197,10 +202,23 @@ def _modality(
     # What the cube lacks is a column of ones, valid in any unit, until it is masked.
     table = node[variable].reindex({dim: list(channels)}, fill_value=1.0).transpose("time", dim, *space)
     values, given = torch.from_numpy(table.values.astype(np.float32)), torch.tensor([c not in absent for c in channels])
+    valid = torch.from_numpy(node["valid"].transpose("time", *space).values.astype(bool))
+    low, high = POSSIBLE[variable]
+    possible = ((values >= low) & (values <= high)).all(1)
+    lost = int((valid & ~possible).sum())
+    if lost:
+        log.warning(
+            "%d of %d observations of %r are no possible %s (%g to %g) and count as not seen.",
+            lost,
+            valid.numel(),
+            name,
+            variable,
+            low,
+            high,
+        )
+    valid = valid & possible
     if variable == "backscatter":
         values = 10 * torch.log10(values.clamp_min(1e-6))
-    valid = torch.from_numpy(node["valid"].transpose("time", *space).values.astype(bool))
-    valid = valid & torch.isfinite(values).all(1)
     seen = valid
     if "withheld" in node:
         seen = valid & ~torch.from_numpy(node["withheld"].transpose("time", *space).values.astype(bool))

@@ -223,19 +223,33 @@ def test_a_cube_that_breaks_the_contract_is_refused_before_anything_is_written(b
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_fit_with_one_sentence(build, simulated):
+def test_one_corrupt_pixel_does_not_poison_the_rest(build, simulated, caplog):
     values = simulated["s2"]["reflectance"].values.copy()
     values[2, 0, 5, 5] = 1e25  # its square leaves float32
-    cube = _change(simulated, "s2", "reflectance", values)
-    with pytest.raises(FloatingPointError, match=r"^The loss is (inf|nan) at step \d+: lower learning_rate") as error:
-        _fit(build(), cube, patches=8, patch_size=10, pixels=960)
-    assert "\n" not in str(error.value)
+    corrupt = _fit(build(), _change(simulated, "s2", "reflectance", values), patches=8, patch_size=10, pixels=960)
+    assert "1 of 840 observations of 's2'" in caplog.text
+    valid = simulated["s2"]["valid"].values.copy()
+    valid[2, 5, 5] = False
+    assert _same(corrupt, _fit(build(), _change(simulated, "s2", "valid", valid), patches=8, patch_size=10, pixels=960))
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit_with_a_table(build, simulated):
+    model = build()
+    with torch.no_grad():
+        model.modalities["s1"].noise.loc[1] = math.nan
+    with pytest.raises(FloatingPointError, match=r"^The loss is (inf|nan) at step 0: lower learning_rate") as error:
+        _fit(model, simulated)
+    sentence, head, *rows = str(error.value).split("\n")
+    assert head.split() == ["kind", "name", "not", "finite", "of", "largest", "first", "at"]
+    assert rows[0].split()[:4] == ["parameter", "modalities.s1.noise.loc", "1", "2"]
+    assert any(row.startswith("latent") and " s1_noise " in row for row in rows)
+    assert not any(" s2 " in row and not row.startswith("observation") for row in rows)
 
 
 def test_a_fit_that_diverges_stops_with_one_sentence_and_keeps_the_last_checkpoint(build, simulated, tmp_path):
     with pytest.raises(FloatingPointError, match=r"at step \d+: lower learning_rate \(now 10000\)") as error:
         _fit(build(), simulated, learning_rate=1e4, checkpoint=tmp_path)
-    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+    assert str(tmp_path) in str(error.value) and "parameter" in str(error.value)
     assert not (tmp_path / "checkpoint.pt.part").exists()
 
 
