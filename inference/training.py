@@ -7,7 +7,7 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +24,7 @@ from inference.terms import Restraint
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.occlusion import occlude
-from pi_vae.data.patches import Patches
-from pi_vae.data.scene import open_tensors
+from pi_vae.data.scene import Cubes, Scene, open_tensors
 from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["Run", "fit", "keep_weights", "load"]
@@ -57,7 +56,7 @@ class Run:
 
 def fit(
     model: PhysicsVAE,
-    cube: xr.DataTree,
+    cube: xr.DataTree | Sequence[xr.DataTree],
     steps: int = 1500,
     seed: int = 0,
     device: str = "auto",
@@ -80,8 +79,8 @@ def fit(
 
     Args:
         model: model to train; changed in place.
-        cube: a cube that `pi_vae.data.validate` accepts; a large one stays on disk, where its chunks should not be much
-            larger than patches (`pi_vae.data.scene`).
+        cube: a cube that `pi_vae.data.validate` accepts, or several with dates of their own, such as tiles; a large one
+            stays on disk, where its chunks should not be much larger than patches (`pi_vae.data.scene`).
         steps: optimisation steps.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
@@ -110,10 +109,9 @@ def fit(
     if steps < 1:
         raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
     restraint = Restraint(model, terms)
-    validate(cube)
-    data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
+    data = _opened(model, cube if isinstance(cube, list | tuple) else [cube])
     if holdout and not isinstance(data, CubeTensors):
-        raise ValueError(f"holdout is {holdout:g}, and the cube, larger than memory, needs none: give 0.")
+        raise ValueError(f"holdout is {holdout:g}, and several cubes, or one larger than memory, need none: give 0.")
     held = Holdout(data, holdout, model, hide_modality, seed) if holdout else None
     data = held.data if held else data
     folder = _prepare(checkpoint)
@@ -201,16 +199,26 @@ def load(folder: str | Path, model: PhysicsVAE | None = None) -> Run:
     return Run(model, state["history"], state["seed"], Path(folder))
 
 
-def _set_statistics(model: PhysicsVAE, data: Patches) -> int:
+def _opened(model: PhysicsVAE, cubes: Sequence[xr.DataTree]) -> CubeTensors | Scene | Cubes:
+    """What patches are drawn from."""
+    if not len(cubes):
+        raise ValueError("There is no cube: give one or several.")
+    channels = {name: m.channels for name, m in model.modalities.items()}
+    parts = [open_tensors(validate(cube), channels).without_empty_dates() for cube in cubes]
+    return parts[0] if len(parts) == 1 else Cubes(parts)
+
+
+def _set_statistics(model: PhysicsVAE, data: CubeTensors | Scene | Cubes) -> int:
     """Tell the encoder mean and spread of every channel; returns the number of observations, channels counted."""
-    modalities, share = data.survey()
-    for name, m in modalities.items():
-        values = m.values.movedim(2, 0)[:, m.valid]
+    seen, found = 0.0, data.survey()
+    for name in model.modalities:
+        parts = [(modalities[name], share) for modalities, share in found]
+        seen += sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] / share for m, share in parts)
+        values = torch.cat([m.values.movedim(2, 0)[:, m.valid] for m, _ in parts], 1)
         if values.shape[1] > 1:
             spread = values.std(1).clamp_min(1e-3)
             model.encoder.set_statistics(name, values.mean(1), spread)
-    seen = sum(int(m.seen.sum()) // m.factor**2 * m.values.shape[2] for m in modalities.values())
-    return max(1, round(seen / share))
+    return max(1, round(seen))
 
 
 def _spread(model: PhysicsVAE) -> list[torch.nn.Parameter]:

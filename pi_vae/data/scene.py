@@ -1,9 +1,9 @@
-"""Cubes larger than memory: patches are read from disk when they are asked for."""
+"""Cubes larger than memory, whose patches are read from disk when they are asked for, and several cubes at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from pi_vae.data.batches import Batch, ModalityBatch, joined
 from pi_vae.data.patches import Patches
 from pi_vae.data.tensors import CubeTensors, days, factors_of, nodes_of
 
-__all__ = ["IN_MEMORY", "Scene", "open_tensors"]
+__all__ = ["IN_MEMORY", "Cubes", "Scene", "open_tensors"]
 
 IN_MEMORY = 5e8  # observations of a cube that is read as a whole, channels counted: 2 GB, and as much again to read it
 SURVEYED, SURVEY_SIZE = 64, 16  # patches, and pixels along their sides, that statistics are taken from
@@ -80,10 +80,10 @@ class Scene(Patches):
         """Itself: which dates are empty could be known only by reading the whole cube."""
         return self
 
-    def survey(self) -> tuple[dict[str, ModalityBatch], float]:
+    def survey(self) -> list[tuple[dict[str, ModalityBatch], float]]:
         """Some of the cube, by modality, and the share of its pixels that these are."""
         batch = self.patches(SURVEYED, SURVEY_SIZE, SURVEYED * SURVEY_SIZE**2, torch.Generator().manual_seed(0))
-        return batch.modalities, len(batch.pixels) / self.pixels
+        return [(batch.modalities, len(batch.pixels) / self.pixels)]
 
     def window(self, rows: slice, columns: slice) -> CubeTensors:
         """A part of the cube in memory; edges lie where a pixel of every modality begins."""
@@ -109,3 +109,36 @@ class Scene(Patches):
         side = self.coarsest
         start, stop = max(0, int(part[0])), min(length, int(part[-1]) + 1)
         return slice(start // side * side, -(-stop // side) * side)
+
+
+class Cubes:
+    """Several cubes to train on, with dates and shapes of their own: every pixel of all of them is equally likely.
+
+    Args:
+        parts: the cubes.
+
+    Attributes:
+        points: whether they hold points.
+        pixels: of all of them.
+
+    Raises:
+        ValueError: some hold points and some a grid.
+    """
+
+    def __init__(self, parts: Sequence[CubeTensors | Scene]) -> None:
+        self._parts, self.points = tuple(parts), parts[0].points
+        if any(part.points != self.points for part in parts):
+            raise ValueError("Some cubes hold points and some a grid: fit them apart.")
+        self.pixels = sum(part.pixels for part in parts)
+
+    def patches(self, count: int, size: int, pixels: int, generator: torch.Generator) -> Batch:
+        """Random patches of a random cube, see `Patches.patches`; `Batch.scale` refers to all cubes."""
+        shares = torch.tensor([part.pixels / self.pixels for part in self._parts])
+        chosen = int(torch.multinomial(shares, 1, generator=generator))
+        batch = self._parts[chosen].patches(count, size, pixels, generator)
+        batch.scale = batch.scale / float(shares[chosen])
+        return batch
+
+    def survey(self) -> list[tuple[dict[str, ModalityBatch], float]]:
+        """What each cube says of itself."""
+        return [entry for part in self._parts for entry in part.survey()]

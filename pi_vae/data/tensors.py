@@ -109,9 +109,9 @@ class CubeTensors(Patches):
             )
         return dataclasses.replace(self, modalities=modalities)
 
-    def survey(self) -> tuple[dict[str, ModalityBatch], float]:
+    def survey(self) -> list[tuple[dict[str, ModalityBatch], float]]:
         """The cube by modality, and the share of its pixels that these are: all."""
-        return self.modalities, 1.0
+        return [(self.modalities, 1.0)]
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from inference import fit, posterior, predict
 from pi_vae.data import open_cube, pattern, scene
-from pi_vae.data.scene import Scene, open_tensors
+from pi_vae.data.scene import Cubes, Scene, open_tensors
 from pi_vae.data.tensors import CubeTensors
 
 BANDS = ("B03", "B04", "B08")
@@ -96,6 +96,28 @@ def test_a_fit_learns_from_disk_and_refuses_to_hold_out(build, on_disk, monkeypa
     assert np.isfinite(run.history["loss"]).all() and run.history["loss"] == again.history["loss"]
     with pytest.raises(ValueError, match="holdout is 0.2"):
         fit(build(), on_disk, steps=4, holdout=0.2, device="cpu", progress=False)
+
+
+def test_several_cubes_with_dates_of_their_own_are_fitted_together(build, simulated) -> None:
+    later = {name: node.to_dataset().isel(time=slice(1, None)) for name, node in simulated.children.items()
+             if name != "truth"}  # fmt: skip
+    west = xr.DataTree.from_dict({name: node.isel(x=slice(4)) for name, node in later.items()})
+    parts = [open_tensors(cube, {"s2": BANDS, "s1": ("VV", "VH")}) for cube in (simulated, west)]
+    cubes, generator = Cubes(parts), torch.Generator().manual_seed(0)
+    assert cubes.pixels == 160
+    batches = [cubes.patches(2, 5, 20, generator) for _ in range(300)]
+    lengths = [len(batch.dates) for batch in batches]
+    assert set(lengths) == {len(part.dates) for part in parts}
+    assert abs(lengths.count(len(parts[1].dates)) / 300 - 0.25) < 0.1  # its share of the pixels
+    assert np.mean([batch.scale * len(batch.pixels) for batch in batches]) == pytest.approx(160, rel=0.1)
+    settings = {"steps": 4, "pixels": 16, "patches": 2, "patch_size": 6, "device": "cpu", "progress": False}
+    run, again = (fit(build(), [simulated, west], **settings) for _ in range(2))
+    assert np.isfinite(run.history["loss"]).all() and run.history["loss"] == again.history["loss"]
+    one, other = fit(build(), [simulated], **settings), fit(build(), simulated, **settings)
+    assert one.history["loss"] == other.history["loss"]
+    for wrong, words in (([], "no cube"), ([simulated, west], "holdout is 0.2")):
+        with pytest.raises(ValueError, match=words):
+            fit(build(), wrong, steps=4, holdout=0.2, device="cpu", progress=False)
 
 
 PROGRAM = """
