@@ -249,7 +249,7 @@ class WhitenedPosterior:
 
 
 def hamiltonian(
-    density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int, first: float = FIRST_STEP
+    density: Callable[[Tensor], Tensor], start: Tensor, draws: int, warmup: int, first: Tensor | float = FIRST_STEP
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hamiltonian Monte Carlo on many independent targets of about unit scale at once.
 
@@ -258,7 +258,7 @@ def hamiltonian(
         start: `[..., target, D]` where the chains begin; those of one target share its step size and masses.
         draws: steps that are kept.
         warmup: steps before, in which each target finds its step size, and its masses.
-        first: step size to begin with, which it stays without warm-up.
+        first: step size, of all or of every target, to begin with, which it stays without warm-up.
 
     Returns:
         draws `[draw, ..., target, D]`; ``acceptance`` over all steps and ``step`` of every target, `[target]`; and
@@ -267,7 +267,7 @@ def hamiltonian(
     where, (level, slope) = start, _with_gradient(density, start)
     targets = start.shape[-2]
     mass = start.new_ones(start.shape[-2:])
-    step = _StepSize(start.new_full((targets,), first))
+    step = _StepSize(torch.as_tensor(first).to(start).expand(targets))
     seen, kept, accepted = [], [], []
     for i in range(warmup + draws):
         if i < warmup and i in (warmup // 3, 2 * warmup // 3):

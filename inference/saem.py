@@ -38,7 +38,7 @@ from torch import Tensor
 from inference.calibration.importance import log_joint
 from inference.optimisation import Phase, progress_bar, restored
 from inference.posterior import choose_pixels
-from inference.refinement import WhitenedPosterior, hamiltonian
+from inference.refinement import ACCEPTANCE, WhitenedPosterior, hamiltonian
 from inference.training import Run, keep_weights
 from pi_vae import PhysicsVAE
 from pi_vae.data import validate
@@ -48,7 +48,8 @@ from pi_vae.data.scene import open_tensors
 __all__ = ["learn_globals"]
 
 METRIC_EVERY = 25  # steps
-STEP = 0.2  # of a trajectory, which is accepted nine times in ten
+FIRST_STEP = 0.2  # of a trajectory
+FORGETTING = 0.6  # power of the steps made, by which what one trajectory says of the step size counts less
 DIFFERENCE = 0.1  # of log theta, between which densities are compared
 SCORED_EVERY = 4  # steps
 
@@ -130,10 +131,15 @@ def learn_globals(
 
 
 class _Chains:
-    """One chain of the local latents of every pixel of a batch, under whatever global latents there are."""
+    """One chain of the local latents of every pixel of a batch, under whatever global latents there are.
+
+    Each pixel has its own step size, found as it goes (Robbins & Monro 1951, Annals of Mathematical Statistics 22,
+    400-407): where there are many dates one common to all leaves some pixels where they began.
+    """
 
     def __init__(self, model: PhysicsVAE, batch: Batch, drawn: dict[str, Tensor]) -> None:
         self.model, self.batch, self.drawn = model, batch, drawn
+        self.step = torch.full((len(batch.pixels),), FIRST_STEP)
         self.metric, self.steps = None, 0
 
     @torch.no_grad()
@@ -151,8 +157,9 @@ class _Chains:
             return torch.linalg.solve_triangular(self.factor, z.unsqueeze(-1), upper=True).squeeze(-1)
 
         start = (self.factor @ w.unsqueeze(-1)).squeeze(-1)
-        last = hamiltonian(lambda z: target.log_prob(back(z)), start, 1, 0, STEP)[1]["last"]
-        self.drawn = target.drawn(back(last))
+        _, stats = hamiltonian(lambda z: target.log_prob(back(z)), start, 1, 0, self.step)
+        self.step = self.step * torch.exp(self.steps**-FORGETTING * (stats["acceptance"] - ACCEPTANCE))
+        self.drawn = target.drawn(back(stats["last"]))
 
     @torch.no_grad()
     def scores(self, shared: dict[str, Tensor]) -> Tensor:
