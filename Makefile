@@ -8,12 +8,15 @@
 demo: .venv/.installed
 	.venv/bin/pi-vae demo --output demo $(if $(QUICK),--quick)
 
+# a process a core, of one thread each; a file's tests stay together, as they share what is costly
+pytest = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+
 test: .venv/.installed
-	.venv/bin/python -m pytest
+	$(pytest)
 
 # pytest says 5 where there is no such test: that is no failure
 test-slow: .venv/.installed
-	.venv/bin/python -m pytest -m "slow and not julia and not gpu" || [ $$? -eq 5 ]
+	$(pytest) -m "slow and not julia and not gpu" || [ $$? -eq 5 ]
 
 .venv/.installed: setup.cfg pyproject.toml constraints.txt .ci/setup
 	@.ci/setup

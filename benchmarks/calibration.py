@@ -20,7 +20,7 @@ simulations, globals known
 importance
     that resampled with Pareto-smoothed importance weights, with the share of reliable points (k-hat), for some points;
 chains
-    ``posterior(..., refine=True)``, Hamiltonian Monte Carlo with the global latents known, for the same points.
+    ``posterior(..., refine="chains")``, Hamiltonian Monte Carlo with the global latents known, for the same points.
 
 Seconds a point are those of drawing; what training takes is printed beside, and how far the global latents are from
 those that the cube was drawn with. With 600 points the standard error of a share of 0.9 is 0.012 for a static variable.
@@ -135,7 +135,7 @@ def against_nuts(model: PhysicsVAE, data: CubeTensors, shared: dict, count: int,
     batch = data.at(rows, torch.zeros_like(rows), 0)
     with torch.no_grad():
         target = WhitenedPosterior(model, batch, shared)
-        begin = target.whitened(model.posterior(model.encoder(batch), batch.dates, shared).rsample((8,)))
+        begin = target.whitened(model.posterior(model.encode(batch), batch.dates, shared).rsample((8,)))
         start = time.perf_counter()
         ours, _ = target.chains(begin, draws // 4, 90)
         ours_seconds = time.perf_counter() - start
@@ -221,7 +221,7 @@ def main() -> None:
         "simulations, globals known": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
         "importance": (lambda: refine(run, cube, args.draws, **some), args.refined),
         "chains": (
-            lambda: posterior(run, cube, args.draws, refine=True, chains=args.chains, **some),
+            lambda: posterior(run, cube, args.draws, refine="chains", chains=args.chains, **some),
             args.refined,
         ),
     }

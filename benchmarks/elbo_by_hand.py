@@ -106,7 +106,7 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cu
         shared[site] = posterior.rsample()
         whole = whole + _global_divergence(posterior, priors[site])
     shared, whole = cut("prior", (shared, whole))
-    sites = cut("encoder", model.encoder(batch))
+    sites = cut("encoder", model.encode(batch))
 
     posterior = model.posterior(sites, batch.dates, shared)
     drawn, given = {}, {}

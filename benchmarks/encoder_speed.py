@@ -93,7 +93,7 @@ def infer(model: PhysicsVAE, data: CubeTensors, options: argparse.Namespace) -> 
     """Once over the cube, stage by stage; draws of a tile are let go with it."""
     watch = Watch()
     for _, _, batch in data.tiles(options.tile, model.encoder.radius):
-        sites = model.encoder(batch)
+        sites = model.encode(batch)
         watch("encode")
         shared = model.draw_globals()
         posterior = model.posterior(sites, batch.dates, shared)
@@ -234,7 +234,7 @@ def largest(pixels: int, options: argparse.Namespace, count: int = 10) -> dict[s
         _, _, batch = next(data.tiles(math.isqrt(pixels - 1) + 1, 0))
         sites = []
         work = {
-            "encode": lambda: sites.append(model.encoder(batch)),
+            "encode": lambda: sites.append(model.encode(batch)),
             "draws": lambda: model.posterior(sites[-1], batch.dates, model.draw_globals()).rsample((options.draws,)),
         }
         for name, run in work.items():

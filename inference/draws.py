@@ -45,7 +45,7 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
         draws: draws over all groups.
         shared_draws: how many draws of the global latents.
     """
-    sites = model.encoder(batch)
+    sites = model.encode(batch)
     count = min(draws, shared_draws)
     # All global draws come first, so that with the same seed every batch of pixels sees the same ones.
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):

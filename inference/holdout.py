@@ -78,7 +78,7 @@ class Holdout:
         device = next(model.parameters()).device
         with seeded(0):
             batch, shared = dataclasses.replace(self.batch.to(device), scale=1.0), model.median_globals()
-            posterior = model.posterior(model.encoder(batch), batch.dates, shared)
+            posterior = model.posterior(model.encode(batch), batch.dates, shared)
             score = predictive_density(model, batch, posterior, shared, DRAWS).item() / len(batch.pixels)
         if self.weights is None or score > self.best:
             self.best = score

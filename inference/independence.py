@@ -150,7 +150,7 @@ def _samples(model, data: CubeTensors, rows, columns, names, shared) -> dict[str
     parts: dict[str, dict[str, list]] = {name: {} for name in names}
     for chunk in torch.arange(len(rows)).split(TOGETHER):
         batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
-        posterior = model.posterior(model.encoder(batch), batch.dates, shared)
+        posterior = model.posterior(model.encode(batch), batch.dates, shared)
         latents = model.latents(posterior.rsample((DRAWS,)), batch.dates, shared)
         priors = model.priors(batch.dates, shared)
         for name in names:
@@ -219,7 +219,7 @@ def _swapped(model: PhysicsVAE, data: CubeTensors, names, shared, generator) -> 
 
 def _means(model: PhysicsVAE, batch: Batch, shared) -> tuple[dict[str, Tensor], object]:
     """Posterior means and sds `[pixel, V + S, T]` of physical latents, the static ones alike at all dates."""
-    posterior = model.posterior(model.encoder(batch), batch.dates, shared)
+    posterior = model.posterior(model.encode(batch), batch.dates, shared)
     process, static = posterior.processes["dynamic"], posterior.static
     pairs = {"mean": (process.mean, static.mean), "sd": (process.variance.sqrt(), static.variance.sqrt())}
     dates = len(batch.dates)

@@ -98,7 +98,7 @@ def learn_globals(
     phase = Phase([{"params": others, "lr": learning_rate}], steps)
     with torch.no_grad():
         shared = model.draw_globals()
-        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample()
+        drawn = model.posterior(model.encode(batch), batch.dates, shared).rsample()
     chains = _Chains(model, batch, drawn)
     with progress_bar(progress, "nat per series") as bar, restored(model):
         phase.enter(model)

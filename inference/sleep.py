@@ -44,7 +44,7 @@ def calibration_loss(vae: PhysicsVAE, seen: Batch, imagined: Batch) -> Tensor:
         imagined: a batch to dream of.
     """
     shared = vae.draw_globals()
-    posterior = vae.posterior(vae.encoder(seen), seen.dates, shared)
+    posterior = vae.posterior(vae.encode(seen), seen.dates, shared)
     predicted = predictive_density(vae, seen, posterior, shared, DRAWS)
     return DREAM_WEIGHT * recovery_loss(vae, imagined) - predicted
 
@@ -63,7 +63,7 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
     with torch.no_grad():
         shared = vae.draw_globals()
         drawn, simulated = dream(vae, batch, shared)
-    posterior = vae.posterior(vae.encoder(simulated), batch.dates, shared)
+    posterior = vae.posterior(vae.encode(simulated), batch.dates, shared)
     truth = {name: value[batch.pixels] for name, value in drawn.items()}
     total = posterior.static.log_prob(truth["static"]).sum()
     for name in posterior.names[1:]:
@@ -94,7 +94,7 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
     if height * width == 1:
         drawn = {name: prior.sample() for name, prior in priors.items()}
     else:
-        known = vae.posterior(vae.encoder(everywhere), batch.dates, shared)
+        known = vae.posterior(vae.encode(everywhere), batch.dates, shared)
         region = _regions(patches, height, width, batch.dates.device)
         drawn = {name: _textured(prior, known, name, region, batch.shape) for name, prior in priors.items()}
     latents = vae.latents(drawn, batch.dates, shared)

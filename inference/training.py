@@ -205,6 +205,8 @@ def _opened(model: PhysicsVAE, cubes: Sequence[xr.DataTree]) -> CubeTensors | Sc
         raise ValueError("There is no cube: give one or several.")
     channels = {name: m.channels for name, m in model.modalities.items()}
     parts = [open_tensors(validate(cube), channels).without_empty_dates() for cube in cubes]
+    for part in parts:
+        model.know_dates(part)
     return parts[0] if len(parts) == 1 else Cubes(parts)
 
 
@@ -242,9 +244,10 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     parts = [part for r in residuals for part in (r.loading, r.relevance, r.network)] + [model.course]
     parts += [law for m in model.modalities.values() for law in m.laws]
     loadings = [p for part in parts if part is not None for p in part.parameters()]
-    apart = later | {id(p) for p in (*slow, *fast, *loadings)}
+    effects = [p for m in model.modalities.values() if m.date_effect is not None for p in m.date_effect.parameters()]
+    apart = later | {id(p) for p in (*slow, *fast, *loadings, *effects)}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in apart]
-    factors = ((others, 1.0), (slow, 0.05), (fast, 1.6), (loadings, 4.0))
+    factors = ((others, 1.0), (slow, 0.05), (fast, 1.6), (loadings, 4.0), (effects, 16.0))
     return [{"params": group, "lr": factor * learning_rate} for group, factor in factors if group]
 
 

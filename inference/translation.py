@@ -31,6 +31,7 @@ def translate(
     draws: int = 200,
     pixels: int | list[tuple[int, int]] | None = None,
     seed: int = 0,
+    refine: str | None = None,
 ) -> xr.DataTree:
     """Predictive draws of one modality from the observations of others.
 
@@ -46,6 +47,8 @@ def translate(
         draws: number of draws.
         pixels: which pixels: a number drawn at random, a list of (row, column), or all of them.
         seed: of the draws and of the choice of pixels.
+        refine: ``"laplace"`` finds a mode for each pixel instead of asking the guide (`inference.refinement`): better
+            where few series were there to learn from, as gaps are filled above all, and slower.
 
     Returns:
         DataTree with ``posterior`` (variables given the source alone), ``posterior_predictive`` (the target, `(chain,
@@ -55,7 +58,7 @@ def translate(
     Raises:
         CubeError: the cube breaks the data contract.
         ValueError: a modality is unknown to the model, the source is empty or not in the cube, a date cannot be read,
-            or the draws would not fit in memory.
+            the draws would not fit in memory, or the refinement is another.
 
     Example:
         >>> from inference import Run, translate
@@ -79,12 +82,14 @@ def translate(
     if absent or not source:
         there = ", ".join(name for name in modalities if name in cube.children)
         raise ValueError(f"Source {absent[0] if absent else source!r} is not in the cube: it has {there or 'none'}.")
+    if refine not in (None, "laplace"):
+        raise ValueError(f"refine is {refine!r}: give 'laplace', or None for the guide.")
     validate(cube)
     if target not in cube.children:
         cube = with_sensor(cube, target, modalities[target].channels, like=source[0])
     if times is not None:
         cube = with_dates(cube, times)
-    tree = draw_tree(run, _unseen(cube, [m for m in modalities if m not in source]), draws, pixels, seed)
+    tree = draw_tree(run, _unseen(cube, [m for m in modalities if m not in source]), draws, pixels, seed, refine)
     groups = {name: tree[name].to_dataset() for name in ("posterior", "constant_data")}
     groups["posterior_predictive"] = tree["posterior_predictive"].to_dataset()[[target]]
     groups["observed_data"] = _observed(run, cube, tree["observed_data"].to_dataset()[[target]], target)

@@ -2,8 +2,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from pi_vae.latents import Latents
 from pi_vae.modality import Modality, Optical, Radar
-from pi_vae.model import Latents, PhysicsVAE
+from pi_vae.model import PhysicsVAE
 from pi_vae.priors import TemporalGP
 
 try:

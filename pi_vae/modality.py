@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pi_vae.date_effect import DateEffect
 from pi_vae.physics import Prosail, WaterCloud
 from pi_vae.priors import GlobalLatents
 from pi_vae.residual import Residual
@@ -31,6 +32,7 @@ class Modality(nn.Module):
         noise: prior median of the noise scale of each channel, in the units of the likelihood.
         residual: exclusive residual, or none.
         degrees_of_freedom: of the Student-t likelihood.
+        date_effect: what single dates do to all pixels, or none.
     """
 
     unit = "1"
@@ -45,9 +47,10 @@ class Modality(nn.Module):
         noise: float,
         residual: Residual | None,
         degrees_of_freedom: float,
+        date_effect: DateEffect | None = None,
     ) -> None:
         super().__init__()
-        self.operator, self.residual = operator, residual
+        self.operator, self.residual, self.date_effect = operator, residual, date_effect
         self.channels, self.angles = tuple(channels), tuple(geometry)
         self.variables: tuple[str, ...] = tuple(operator.variables)
         self.coefficient_names = tuple(coefficients)
@@ -107,6 +110,7 @@ class Optical(Modality):
         kernel: of the residual, see `TemporalGP`.
         network: hidden units of the residual's decoder, 0 for a linear one.
         smoothness: pixels over which the residual of neighbours goes together, 0 for none (`pi_vae.residual`).
+        date_effect: whether single dates have an effect of their own on all pixels (`pi_vae.date_effect`).
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Optical(Modality):
         kernel: str = "matern32",
         network: int = 0,
         smoothness: float = 0.0,
+        date_effect: bool = False,
     ) -> None:
         bands = tuple(str(band) for band in bands)
         super().__init__(
@@ -141,10 +146,11 @@ class Optical(Modality):
             if residual or transient
             else None,
             degrees_of_freedom=degrees_of_freedom,
+            date_effect=DateEffect(len(bands), 0.005) if date_effect else None,
         )
         self.settings = {"bands": list(bands), "sensor": sensor, "nodes": nodes, "residual": residual}
         self.settings |= {"degrees_of_freedom": degrees_of_freedom, "transient": transient}
-        self.settings |= {"kernel": kernel, "network": network, "smoothness": smoothness}
+        self.settings |= {"kernel": kernel, "network": network, "smoothness": smoothness, "date_effect": date_effect}
 
 
 class Radar(Modality):
@@ -163,6 +169,7 @@ class Radar(Modality):
         kernel: of the residual, see `TemporalGP`.
         network: hidden units of the residual's decoder, 0 for a linear one.
         smoothness: pixels over which the residual of neighbours goes together, 0 for none (`pi_vae.residual`).
+        date_effect: whether single dates have an effect of their own on all pixels (`pi_vae.date_effect`).
     """
 
     unit = "dB"
@@ -176,6 +183,7 @@ class Radar(Modality):
         kernel: str = "matern32",
         network: int = 0,
         smoothness: float = 0.0,
+        date_effect: bool = False,
     ) -> None:
         super().__init__(
             WaterCloud(soil=soil),
@@ -196,6 +204,7 @@ class Radar(Modality):
             if residual or transient
             else None,
             degrees_of_freedom=degrees_of_freedom,
+            date_effect=DateEffect(2, 0.3) if date_effect else None,
         )
         self.settings = {
             "soil": soil,
@@ -205,6 +214,7 @@ class Radar(Modality):
             "kernel": kernel,
             "network": network,
             "smoothness": smoothness,
+            "date_effect": date_effect,
         }
 
     def to_likelihood(self, signal: Tensor) -> Tensor:

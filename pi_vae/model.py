@@ -16,7 +16,6 @@ noise scales. The guide is amortised: the encoder's sites make a chain of distri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
@@ -27,7 +26,10 @@ from torch import Tensor, nn
 from pi_vae.chain import ChainPosterior
 from pi_vae.course import CommonCourse
 from pi_vae.data.batches import Batch
+from pi_vae.data.patches import Patches
+from pi_vae.date_effect import DateEffect
 from pi_vae.encoders import FusionEncoder, Sites
+from pi_vae.latents import Latents
 from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
 from pi_vae.priors import GlobalLatents, Marginals, SpatialPrior, TemporalGP
@@ -35,25 +37,10 @@ from pi_vae.residual import Residual
 from pi_vae.season import SeasonalMean
 from pi_vae.variables import Variable, changed, lookup
 
-__all__ = ["Latents", "PhysicsVAE"]
+__all__ = ["PhysicsVAE"]
 
 pyro.settings.set(module_local_params=True)
 BUILT_IN = {"Optical": Optical, "Radar": Radar}
-
-
-@dataclass
-class Latents:
-    """Local latents of some pixels; leading dimensions are draws and pixels. Made by `PhysicsVAE.latents`.
-
-    Attributes:
-        dynamic: `[..., V, T]` latents of the dynamic variables on the standard-normal scale, with the season's mean.
-        static: `[..., S]` of the static variables.
-        residual: modality -> `[..., K, T]`.
-    """
-
-    dynamic: Tensor
-    static: Tensor
-    residual: dict[str, Tensor]
 
 
 class PhysicsVAE(nn.Module):
@@ -174,10 +161,8 @@ class PhysicsVAE(nn.Module):
             modalities[name] = BUILT_IN[kind](**arguments)
             modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
         temporal = TemporalGP(settings["kernel"], settings.get("backend", "auto"))
-        options = {name: settings[name] for name in ("lengthscale", "width", "layers")}
-        options |= {name: settings.get(name, 0) for name in ("course", "phenology")}  # older runs have none
-        options["priors"] = settings.get("priors")  # nor these
-        return cls(modalities, temporal, **options)
+        names = ("lengthscale", "width", "layers", "course", "phenology", "priors")
+        return cls(modalities, temporal, **{name: settings[name] for name in names})
 
     def model(self, batch: Batch) -> None:
         """Generative program; observes the seen observations of the batch's pixels."""
@@ -199,12 +184,17 @@ class PhysicsVAE(nn.Module):
     def guide(self, batch: Batch) -> ChainPosterior:
         """Amortised posterior: encoder -> sites -> Gaussian processes given the sites, one after the other."""
         shared = {site: pyro.sample(site, posterior) for site, posterior in self.globals("posterior").items()}
-        posterior = self.posterior(self.encoder(batch), batch.dates, shared)
+        posterior = self.posterior(self.encode(batch), batch.dates, shared)
         drawn: dict[str, Tensor] = {}
         with pyro.plate("pixel", len(batch.pixels)), poutine.scale(scale=batch.scale * self.kl_weight):
             for site in posterior.names:
                 drawn[site] = pyro.sample(site, posterior.conditional(site, drawn))
         return posterior
+
+    def encode(self, batch: Batch) -> Sites:
+        """What the encoder says of the batch's pixels; known effects of dates are taken off what it reads."""
+        found = {name: e for name, e in self._date_effects.items() if name in batch.modalities}
+        return self.encoder(batch, {n: e.median(batch.dates[batch.modalities[n].index]) for n, e in found.items()})
 
     def posterior(self, sites: Sites, dates: Tensor, shared: Mapping[str, Tensor]) -> ChainPosterior:
         """Joint posterior of every process (event `[V, T]`) and of ``"static"`` (event `[S]`) given the sites.
@@ -230,10 +220,9 @@ class PhysicsVAE(nn.Module):
         identity = torch.eye(len(self.static), device=dates.device)
         priors = {"static": dist.MultivariateNormal(identity.new_zeros(len(self.static)), scale_tril=identity)}
         priors["dynamic"] = self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"], **size)
-        for name, modality in self.modalities.items():
-            if modality.residual is not None:
-                lengthscale, static_odds = shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"]
-                priors[f"residual_{name}"] = modality.residual.temporal.prior(dates, lengthscale, static_odds, **size)
+        for name, residual in self._residuals.items():
+            lengthscale, static_odds = shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"]
+            priors[f"residual_{name}"] = residual.temporal.prior(dates, lengthscale, static_odds, **size)
         return priors
 
     def local_priors(self, batch: Batch, shared: Mapping[str, Tensor]) -> dict[str, dist.TorchDistribution]:
@@ -276,9 +265,8 @@ class PhysicsVAE(nn.Module):
         if self.course is not None:
             dynamic = dynamic + self.course(shared["course"], dates)
         if self.season is not None:
-            static = self._static_values(drawn["static"])
             leaf = self.dynamic.index("lai")
-            row = self.season(static, dates, dynamic[..., leaf, :])
+            row = self.season(self._static_values(drawn["static"]), dates, dynamic[..., leaf, :])
             before, after = dynamic[..., :leaf, :], dynamic[..., leaf + 1 :, :]
             dynamic = torch.cat([before, row.unsqueeze(-2), after], -2)
         residual = {k.removeprefix("residual_"): r for k, r in drawn.items() if k.startswith("residual_")}
@@ -327,6 +315,7 @@ class PhysicsVAE(nn.Module):
         drivers = {k: d[observed.index] for k, d in batch.drivers.items()}
         values = self.variables(latents, observed.index)
         mean = self.physics(name, values, observed.angles(batch.pixels), drivers, shared)
+        mean = mean + self.date_effect(name, batch.dates[observed.index], shared)
         if residual and name in latents.residual:
             mean = mean + self.residual(name, latents, shared)[..., observed.index, :]
         return mean
@@ -343,6 +332,16 @@ class PhysicsVAE(nn.Module):
         modality = self.modalities[name]
         laws = [shared.get(f"{name}_law{i}") for i in range(len(modality.laws))]
         return modality.expected(variables, angles, drivers, shared.get(f"{name}_coefficients"), laws)
+
+    def date_effect(self, name: str, dates: Tensor, shared: Mapping[str, Tensor]) -> Tensor | float:
+        """What single dates do to all pixels of a modality, `[T, C]` at `[T]` dates; 0 where it has no such effect."""
+        effect = self.modalities[name].date_effect
+        return effect(shared[f"{name}_effect"], shared[f"{name}_size"], dates) if effect is not None else 0.0
+
+    def know_dates(self, data: Patches) -> None:
+        """Tell the effects of single dates, where there are any, when a cube was observed; other dates stay known."""
+        for name, effect in self._date_effects.items():
+            effect.know(data.dates[data.index[name]])
 
     def residual(self, name: str, latents: Latents, shared: Mapping[str, Tensor]) -> Tensor:
         """Contribution of a modality's exclusive residual at the union dates, `[..., T, C]`."""
@@ -362,7 +361,7 @@ class PhysicsVAE(nn.Module):
 
     @property
     def global_latents(self) -> dict[str, GlobalLatents]:
-        """The positive global latents by site name: not common course, loadings, networks and laws."""
+        """The positive global latents by site name: all but course, effects of dates, loadings, networks, laws."""
         sites = {"lengthscale": self.lengthscale, "static_odds": self.static_odds}
         for name, modality in self.modalities.items():
             sites[f"{name}_noise"] = modality.noise
@@ -372,7 +371,8 @@ class PhysicsVAE(nn.Module):
                 sites[f"{name}_lengthscale"] = modality.residual.lengthscale
                 sites[f"{name}_static_odds"] = modality.residual.static_odds
         sites |= {f"{name}_relevance": r.relevance for name, r in self._residuals.items()}
-        return sites | {f"{name}_reach": r.reach for name, r in self._residuals.items() if r.reach is not None}
+        sites |= {f"{name}_reach": r.reach for name, r in self._residuals.items() if r.reach is not None}
+        return sites | {f"{name}_size": effect.size for name, effect in self._date_effects.items()}
 
     def globals(self, which: str) -> dict[str, dist.TorchDistribution]:
         """Prior or posterior of every global site."""
@@ -389,7 +389,11 @@ class PhysicsVAE(nn.Module):
             sites["course"] = getattr(self.course, which)()
         for name, modality in self.modalities.items():
             sites |= {f"{name}_law{i}": getattr(law, which)() for i, law in enumerate(modality.laws) if law.names}
-        return sites
+        return sites | {f"{name}_effect": getattr(e.value, which)() for name, e in self._date_effects.items()}
+
+    @property
+    def _date_effects(self) -> dict[str, DateEffect]:
+        return {name: m.date_effect for name, m in self.modalities.items() if m.date_effect is not None}
 
     @property
     def _residuals(self) -> dict[str, Residual]:

@@ -234,7 +234,7 @@ def test_settings_rebuild_the_model(build, simulated, options):
         batch = _whole(simulated, model)
         torch.manual_seed(0)
         shared = model.draw_globals()
-        first, second = (m.posterior(m.encoder(batch), batch.dates, shared) for m in (model, again))
+        first, second = (m.posterior(m.encode(batch), batch.dates, shared) for m in (model, again))
     assert first.names == second.names
     for site in first.names[1:]:
         assert torch.equal(first.processes[site].mean, second.processes[site].mean)

@@ -135,7 +135,7 @@ def test_hidden_coarse_pixels_are_hidden_and_scored_as_a_whole(simulated):
     assert (squares == squares[..., :1, :, :1]).all() and not seen.all()
     with torch.no_grad():
         shared = model.draw_globals()
-        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample((3,))
+        drawn = model.posterior(model.encode(batch), batch.dates, shared).rsample((3,))
         latents = model.latents(drawn, batch.dates, shared)
         mean, values = hidden_means(model, "s2_20m", batch, latents, shared)
         fine = model.expected("s2_20m", latents, batch, shared)
@@ -169,7 +169,7 @@ def test_a_cube_of_two_resolutions_from_fit_to_maps(simulated, tmp_path):
     maps = predict(run, cube, tmp_path / "maps", draws=4, tile=5)
     assert maps["s2_20m_mean"].sizes["y"] == 12 and np.isfinite(maps.lai_mean).all()
     with pytest.raises(ValueError, match="share observations of 's2_20m'"):
-        posterior(run, cube, draws=6, pixels=[(0, 0)], refine=True, chains=1)
+        posterior(run, cube, draws=6, pixels=[(0, 0)], refine="chains", chains=1)
 
 
 @pytest.mark.slow

@@ -115,7 +115,10 @@ def test_a_fit_learns_the_reach_and_its_checkpoint_keeps_it(cube, tmp_path):
 
 def test_what_takes_pixels_one_by_one_refuses(cube):
     run = Run(_model(3.0))
-    for ask in (lambda: posterior(run, cube, draws=20, pixels=2, refine=True), lambda: learn_globals(run, cube, 10)):
+    for ask in (
+        lambda: posterior(run, cube, draws=20, pixels=2, refine="chains"),
+        lambda: learn_globals(run, cube, 10),
+    ):
         with pytest.raises(ValueError, match="'s2' is smooth in space, and this takes pixels one by one"):
             ask()
     with pytest.raises(ValueError, match="smoothness=-1.0: give a distance"):

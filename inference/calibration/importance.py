@@ -177,7 +177,7 @@ def _chunks(run: Run, cube: xr.DataTree, draws: int, pixels, seed: int) -> Itera
         size = len(data.dates) * (len(model.dynamic) + 3 * len(model.modalities)) * draws
         for chunk in torch.arange(len(rows)).split(max(1, int(MEMORY // size))):
             batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
-            posterior = model.posterior(model.encoder(batch), batch.dates, shared)
+            posterior = model.posterior(model.encode(batch), batch.dates, shared)
             parts, ratios = [], []
             for count in _split(draws, 50):
                 drawn = posterior.rsample((count,))

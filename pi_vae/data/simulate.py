@@ -38,6 +38,7 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
     """
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
     height, width = data.shape
+    model.know_dates(data)
     truth: dict[str, np.ndarray] = {}
     drawn: dict[str, np.ndarray] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():

@@ -131,8 +131,12 @@ class FusionEncoder(nn.Module):
         """Pixels of context on each side of a pixel."""
         return max(encoder.radius for encoder in self.spatial.values())
 
-    def forward(self, batch) -> Sites:
+    def forward(self, batch, shifts: Mapping[str, Tensor] | None = None) -> Sites:
         """Encode a `pi_vae.data.batches.Batch` (any object with its fields).
+
+        Args:
+            batch: what is read.
+            shifts: modality -> `[T_m, C]` what is taken off its values, date by date.
 
         Returns:
             Sites of `batch.pixels`, in that order; what surrounds them is read but not asked for.
@@ -147,7 +151,10 @@ class FusionEncoder(nn.Module):
             if name not in batch.modalities:
                 continue
             modality = batch.modalities[name]
-            values = (modality.values - self.center(name)) / self.spread(name)
+            values = modality.values - self.center(name)
+            if shifts and name in shifts:
+                values = values - shifts[name].unsqueeze(-1).unsqueeze(-1)
+            values = values / self.spread(name)
             patch, y, x = where
             features, plain, near = (
                 maps.unflatten(0, modality.seen.shape[:2])[patch, :, y, x]

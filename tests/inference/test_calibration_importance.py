@@ -57,7 +57,7 @@ def test_the_log_density_is_that_of_the_program(run, simulated):
     batch = data.at(rows, columns, 0)
     with seeded(0):
         shared = model.draw_globals()
-        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample()
+        drawn = model.posterior(model.encode(batch), batch.dates, shared).rsample()
         program = poutine.condition(model.model, {**shared, **drawn})
         trace = poutine.trace(program).get_trace(batch)
         trace.compute_log_prob()

@@ -24,7 +24,7 @@ def case(build, simulated):
         batch = data.at(*PIXELS, model.encoder.radius)
         shared = model.median_globals()
         latents = model.latents(
-            model.posterior(model.encoder(batch), batch.dates, shared).rsample((1,)), batch.dates, shared
+            model.posterior(model.encode(batch), batch.dates, shared).rsample((1,)), batch.dates, shared
         )
         mean = model.expected("s2", latents, batch, shared)[0]
         values = model.modalities["s2"].likelihood(mean, shared["s2_noise"]).sample()
@@ -115,7 +115,7 @@ def test_all_posterior_draws_have_them_and_the_physics_stays(case) -> None:
         (group,) = groups(model, batch, 64, 1)
     with seeded(4):
         shared = model.draw_globals()
-        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample((64,))
+        drawn = model.posterior(model.encode(batch), batch.dates, shared).rsample((64,))
     assert torch.equal(group.latents.static, drawn["static"])
 
     def error(given: Latents) -> torch.Tensor:
@@ -135,6 +135,6 @@ def test_residuals_that_are_not_linear_or_bind_pixels_stay(simulated, options) -
     with seeded(0):
         batch = data.at(*PIXELS, model.encoder.radius)
         shared = model.median_globals()
-        drawn = model.posterior(model.encoder(batch), batch.dates, shared).rsample((3,))
+        drawn = model.posterior(model.encode(batch), batch.dates, shared).rsample((3,))
         latents = model.latents(drawn, batch.dates, shared)
         assert torch.equal(redrawn(model, batch, latents, shared).residual["s2"], latents.residual["s2"])

@@ -116,7 +116,7 @@ def test_tiles_fit_together(fitted, simulated, tile):
         found = {}
         for rows, columns, batch in data.tiles(size, model.encoder.radius):
             with seeded(0):
-                found_here = model.posterior(model.encoder(batch), batch.dates, model.median_globals())
+                found_here = model.posterior(model.encode(batch), batch.dates, model.median_globals())
             for site, q in {"static": found_here.static, **found_here.processes}.items():
                 for label, value in (("mean", q.mean), ("sd", q.variance.sqrt())):
                     image = found.setdefault((site, label), torch.empty(10, 12, *value.shape[1:]))

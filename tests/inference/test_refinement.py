@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from inference import posterior
+from inference import posterior, translate
 from inference.calibration import at_pixels, simulation_based_calibration
 from inference.draws import seeded
 from inference.refinement import WhitenedPosterior, hamiltonian, refined_groups
@@ -42,7 +42,7 @@ def test_a_skewed_target_has_its_moments() -> None:
 
 @pytest.mark.slow
 def test_chains_are_chains_of_arviz(run, simulated) -> None:
-    tree = posterior(run, simulated, draws=80, pixels=[(4, 5), (0, 0)], refine=True, chains=2, times=["2021-12-01"])
+    tree = posterior(run, simulated, draws=80, pixels=[(4, 5), (0, 0)], refine="chains", chains=2, times=["2021-12-01"])
     assert tree["posterior"]["lai"].dims == ("chain", "draw", "pixel", "time")
     assert tree["posterior"]["lai"].shape[:3] == (2, 40, 2)
     assert tree["posterior_predictive"]["s2"].shape[:2] == (2, 40)
@@ -71,7 +71,40 @@ def test_the_prior_stays_the_prior(run, simulated) -> None:
 
 def test_draws_must_be_shared_out(run, simulated) -> None:
     with pytest.raises(ValueError, match="20 chains"):
-        posterior(run, simulated, draws=50, pixels=[(0, 0)], refine=True)
+        posterior(run, simulated, draws=50, pixels=[(0, 0)], refine="chains")
+
+
+def test_no_other_refinement_is_known(run, simulated) -> None:
+    with pytest.raises(ValueError, match="refine is True: give one of 'laplace', 'chains', or None"):
+        posterior(run, simulated, draws=4, pixels=1, refine=True)
+    with pytest.raises(ValueError, match="refine is 'chains': give 'laplace', or None"):
+        translate(run, simulated, ["s1"], "s2", draws=4, pixels=1, refine="chains")
+
+
+def test_modes_keep_the_prior_of_a_pixel_never_seen_and_find_the_others(run, simulated, truth) -> None:
+    run.model.draw_globals = lambda which="posterior": truth
+    tree = posterior(run, simulated, draws=400, pixels=[(0, 0), (4, 5), (2, 9)], refine="laplace")["posterior"]
+    assert tree["lai"].shape[:2] == (1, 400)
+    leaf = run.model.dynamic.index("lai")
+    median = float(run.model.dynamic_marginals(torch.zeros(len(run.model.dynamic)), dim=-1)[leaf])
+    never, seen = tree["lai"].isel(pixel=0), tree["lai"].isel(pixel=[1, 2])
+    assert abs(float((never < median).mean()) - 0.5) < 0.05
+    known = at_pixels(simulated["truth"].to_dataset(), tree.to_dataset())["lai"].isel(pixel=[1, 2])
+    assert float(seen.std("draw").mean()) < 0.7 * float(never.std("draw").mean())
+    low, high = seen.quantile([0.01, 0.99], ("chain", "draw"))
+    assert float(((low <= known) & (known <= high)).mean()) > 0.85
+
+
+def test_a_mode_is_found_again_from_where_it_was(run, simulated, truth) -> None:
+    data = CubeTensors.read(simulated, {n: m.channels for n, m in run.model.modalities.items()})
+    batch = data.at(torch.tensor([4, 2]), torch.tensor([5, 9]), run.model.encoder.radius)
+    with torch.no_grad():
+        target = WhitenedPosterior(run.model, batch, truth)
+        mode = target.mode()
+        assert (target.log_prob(mode) > target.log_prob(torch.zeros_like(mode)) + 5).all()
+        again = target.mode(3, mode)
+        assert (target.log_prob(again) >= target.log_prob(mode)).all()
+        assert (target.log_prob(again) - target.log_prob(mode)).max() < 0.5
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +166,7 @@ def test_chains_are_calibrated_and_those_of_a_wrong_model_are_not(run, simulated
 
     def judge(shared):
         run.model.draw_globals = lambda which="posterior": shared
-        tree = posterior(run, simulated, draws=40, pixels=80, seed=1, refine=True, chains=4)
+        tree = posterior(run, simulated, draws=40, pixels=80, seed=1, refine="chains", chains=4)
         drawn = tree["posterior"].to_dataset()
         return simulation_based_calibration(drawn, at_pixels(known, drawn), level=0.01)
 

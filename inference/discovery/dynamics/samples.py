@@ -155,7 +155,7 @@ def _joint(
     model: PhysicsVAE, batch: Batch, draws: int, dates: Tensor, readers: list[tuple[str, int, str]]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Values and slopes `[draw, pixel, time, state]`, a draw of the global latents at a time."""
-    sites = model.encoder(batch)
+    sites = model.encode(batch)
     needed = {"dynamic", *(f"residual_{source}" for source, _, _ in readers if source)}
     count = min(draws, SHARED_DRAWS)
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
