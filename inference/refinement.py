@@ -1,4 +1,4 @@
-"""Refinement of the posterior for some pixels, on the model itself: by a mode each, or by chains.
+r"""Refinement of the posterior for some pixels, on the model itself: by a mode each, or by chains.
 
 The guide answers at once, for every pixel, with what it learned from others. Without it, a Gaussian at the mode of each
 pixel's own posterior (Laplace's approximation: Tierney & Kadane 1986, Journal of the American Statistical Association
