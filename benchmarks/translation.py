@@ -2,8 +2,8 @@
 
     python benchmarks/translation.py [--data ../shared/data] [--sets france flanders global patch]
         [--splits pixel region] [--tasks translate gaps coherence probe] [--steps 300] [--distilled 1000]
-        [--course 4] [--holdout 0.15] [--points 500] [--pixels 128] [--modality 0.3] [--draws 200] [--seed 0]
-        [--json translation.json]
+        [--moves 150] [--course 4] [--holdout 0.15] [--points 500] [--pixels 128] [--modality 0.3] [--draws 200]
+        [--seed 0] [--json translation.json]
 
 Needs ``pyarrow``; the sets, and what is split how, are those of ``translation_data.py``. One model is fitted for every
 set and split, to the training pixels; nothing of a scored pixel is in that fit. All rows of a table are scored on the
@@ -14,9 +14,9 @@ lowest RMSE of any peer, chosen for every channel by itself and in hindsight.
 ``translate``: bands and NDVI of the scored pixels from radar. Ours is given a cube without optical node.
 
 pi_vae
-    `PhysicsVAE` with a common course, fitted with one of the sensors hidden from the encoder in a share of the series
-    (``--modality``) and some of the training pixels held out to judge it (``--holdout``), then `inference.distil`, and
-    `inference.translate`;
+    `PhysicsVAE` with a common course and effects of single dates, fitted with one of the sensors hidden from the
+    encoder in a share of the series (``--modality``) and some of the training pixels held out to judge it
+    (``--holdout``), then `inference.distil`, and `inference.translate`;
 climatology
     the training pixels' mean of the date;
 ridge, forest
@@ -36,6 +36,8 @@ months (``block``), twice each; what is left of the series may be used. By the n
 
 pi_vae, pi_vae optical
     ours from both sensors and from the optical series alone;
+pi_vae modes, pi_vae modes optical
+    the same with ``refine="laplace"``, after `inference.learn_globals` (``--moves``; with 0 without these rows);
 linear, whittaker, hants
     interpolation, penalised least squares, damped harmonics, each pixel by itself;
 gp, gp radar
@@ -67,6 +69,8 @@ seasonal
 from __future__ import annotations
 
 import argparse
+import copy
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +87,7 @@ from translation_gp import gaussian
 from translation_peers import Prediction
 from translation_probe import probe_rows
 
-from inference import distil, fit, translate
+from inference import distil, fit, learn_globals, translate
 from inference.calibration import crps
 from inference.training import Run
 from pi_vae import Optical, PhysicsVAE, Radar
@@ -112,7 +116,8 @@ class Record:
 def fitted(part: Split, options: argparse.Namespace) -> Run:
     """Our model, fitted to the training pixels."""
     torch.manual_seed(options.seed)
-    model = PhysicsVAE({"s2": Optical(bands=part.scene.bands), "s1": Radar()}, course=options.course)
+    parts = {"s2": Optical(bands=part.scene.bands, date_effect=True), "s1": Radar(date_effect=True)}
+    model = PhysicsVAE(parts, course=options.course)
     cube, settings = part.training_cube(), {"seed": options.seed, "holdout": options.holdout, "device": "cpu"}
     run = fit(
         model,
@@ -126,9 +131,12 @@ def fitted(part: Split, options: argparse.Namespace) -> Run:
     return distil(run, cube, options.distilled, progress=False, **settings) if options.distilled else run
 
 
-def ours(run: Run, part: Split, cube: xr.DataTree, source: list[str], options: argparse.Namespace) -> Prediction:
+def ours(
+    run: Run, part: Split, cube: xr.DataTree, source: list[str], options: argparse.Namespace, refine: str | None = None
+) -> Prediction:
     """Bands and NDVI of the scored pixels from some sensors."""
-    tree = translate(run, cube, source, "s2", draws=options.draws, pixels=part.pixels(), seed=options.seed)
+    settings = {"draws": options.draws, "pixels": part.pixels(), "seed": options.seed, "refine": refine}
+    tree = translate(run, cube, source, "s2", **settings)
     drawn = with_ndvi(tree["posterior_predictive"]["s2"].values[0].astype(np.float64), part.scene.bands)
     return Prediction(drawn.mean(0), drawn)
 
@@ -153,6 +161,7 @@ def translations(run: Run, part: Split, options: argparse.Namespace) -> Iterator
 
 def fillings(
     run: Run,
+    sharp: Run | None,
     part: Split,
     kind: str,
     masks: list[np.ndarray],
@@ -161,13 +170,15 @@ def fillings(
 ) -> Iterator[tuple[str, Prediction]]:
     """Rows of the task ``gaps``, with the scored pixels repeated for every mask `[scored, T]`.
 
-    ``processes`` are the Gaussian processes of single channels and of all of them.
+    ``sharp`` is our run after `learn_globals`; ``processes`` are the Gaussian processes of single channels and of all.
     """
     scene, train, scored = part.scene, part.train, part.scored
-    for row, source in (OURS, ["s2", "s1"]), (f"{OURS} optical", ["s2"]):
-        found = [ours(run, part, part.scored_cube(mask), source, options) for mask in masks]
+    rows = [(OURS, run, None)] + ([(f"{OURS} modes", sharp, "laplace")] if sharp else [])
+    sources = ("", ["s2", "s1"]), (" optical", ["s2"])
+    for (row, own, refine), (suffix, source) in itertools.product(rows, sources):
+        found = [ours(own, part, part.scored_cube(mask), source, options, refine) for mask in masks]
         value, draws = np.concatenate([f.value for f in found]), np.concatenate([f.draws for f in found], 1)
-        yield row, Prediction(value, draws)
+        yield row + suffix, Prediction(value, draws)
     optical = scene.optical[train]
     usable, rng = np.isfinite(optical).all(-1), np.random.default_rng(options.seed + 1)
     hidden = np.concatenate([gaps(kind, usable, scene.unit[train], rng) for _ in masks])
@@ -250,6 +261,10 @@ def run_gaps(run: Run, part: Split, where: tuple[str, ...], record: Record, opti
     optical, radar = part.scene.optical[part.train], part.scene.radar[part.train]
     processes = [gaussian([optical], part.scene.days, False, options.seed)]
     processes.append(gaussian([optical, radar], part.scene.days, True, options.seed))
+    sharp = None
+    if options.moves:
+        settings = {"pixels": 64, "seed": options.seed, "progress": False}
+        sharp = learn_globals(copy.deepcopy(run), part.training_cube(), options.moves, **settings)
     for kind in ("random", "block"):
         rng = np.random.default_rng(options.seed)
         masks = [gaps(kind, usable, part.scene.unit[part.scored], rng) for _ in range(REPEATS)]
@@ -259,7 +274,7 @@ def run_gaps(run: Run, part: Split, where: tuple[str, ...], record: Record, opti
         cases = {name: mask for name, mask in cases.items() if mask.sum() >= 5}
         print(f"{kind} gaps, n = {(stratum >= 0).sum()}\n{HEAD}")
         tables: dict[str, dict] = {name: {} for name in cases}
-        for name, found in fillings(run, part, kind, masks, processes, options):
+        for name, found in fillings(run, sharp, part, kind, masks, processes, options):
             for case, mask in cases.items():
                 row = tables[case][name] = scores(truth[mask], found.at(mask))
                 row = row | {"n": int(mask.sum()), "ours/row": ratio(tables[case][OURS], row)}
@@ -334,6 +349,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--steps", type=int, default=300, help="of every fit")
     parser.add_argument("--distilled", type=int, default=1000, help="steps of distillation after it; 0 for none")
+    parser.add_argument("--moves", type=int, default=150, help="of the chains before modes; 0 for no rows of modes")
     parser.add_argument("--course", type=int, default=4, help="harmonics of the course that all pixels share")
     parser.add_argument("--holdout", type=float, default=0.15, help="of the training pixels, for weights that keep")
     parser.add_argument("--points", type=int, default=500, help="at most so many of every set")

@@ -184,9 +184,11 @@ def test_withheld_data_change_no_filling(benchmark):
     process = benchmark.gp.gaussian([scene.optical[part.train]], scene.days, True, 0)
     found = []
     for p in (part, other):
-        rows = benchmark.main.fillings(_run(), p, "block", [mask], [process, lambda first, _: process(first)], OPTIONS)
+        rows = benchmark.main.fillings(
+            _run(), _run(), p, "block", [mask], [process, lambda first, _: process(first)], OPTIONS
+        )
         found.append({name: row.value for name, row in rows})
-    assert len(found[0]) == 7
+    assert len(found[0]) == 9
     for name, value in found[0].items():
         np.testing.assert_array_equal(value, found[1][name], err_msg=name)
 
