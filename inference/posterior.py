@@ -144,7 +144,7 @@ def _tree(model, data: Patches, batch, found: Iterable[Group], chains: int) -> d
 
     def chained(arrays: list[np.ndarray]) -> np.ndarray:
         joined = np.concatenate(arrays)
-        return joined.reshape(chains, -1, *joined.shape[1:])
+        return joined.reshape(chains, len(joined) // chains, *joined.shape[1:])
 
     joined = {g: {k: chained(v) for k, v in arrays.items()} for g, arrays in parts.items()}
     return _name_dimensions(model, data, batch, joined)

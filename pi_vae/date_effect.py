@@ -17,9 +17,9 @@ Example:
     >>> effect = DateEffect(channels=2, size=0.01)
     >>> effect.know(torch.tensor([18600.0, 18605.0]))
     >>> value = torch.tensor([[1.0, 0.0], [2.0, -1.0]])
-    >>> effect(value, torch.tensor([0.01, 0.02]), torch.tensor([18605.0, 18610.0]))
+    >>> effect(value, torch.tensor([0.01, 0.02]), torch.tensor([18605.0, 18610.0])) + 0.0
     tensor([[ 0.0200, -0.0200],
-            [ 0.0000, -0.0000]])
+            [ 0.0000,  0.0000]])
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class DateEffect(nn.Module):
         return torch.where(least < SAME, place, -1)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
-        """As of any module, for dates that are those of the checkpoint."""
+        """As of any module; where no date is known yet, they are those of the checkpoint."""
         dates = state_dict.get(f"{prefix}dates")
-        if dates is not None and dates.shape != self.dates.shape:
+        if dates is not None and not len(self.dates):
             self.dates = dates.to(self.dates)
             self.value = NormalLatents(self.value.loc.new_zeros(len(dates), len(self.size.loc)))
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -97,12 +97,23 @@ def test_a_model_is_loaded_with_its_dates_and_the_tree_names_them(simulated, tmp
     seen = read(again.model, simulated).without_empty_dates()
     assert torch.equal(effect.dates, seen.dates[seen.index["s2"]])
     assert torch.equal(effect.value.loc, run.model.modalities["s2"].date_effect.value.loc)
+    fewer = model()
+    fewer.know_dates(read(fewer, simulated).without_empty_dates())
+    fewer.modalities["s2"].date_effect.know(torch.tensor([1.0]))
+    with pytest.raises(ValueError, match="belongs to a model of another structure"):
+        load(tmp_path, fewer)
     tree = posterior(again, simulated, draws=4, pixels=2)
     named = tree["posterior"]["global_s2_effect"]
     assert named.dims == ("chain", "draw", "s2_date", "s2_channel")
     apart = np.abs(named.s2_date.values[:, None] - simulated["s2"].time.values).min(1)
     assert (apart < np.timedelta64(1, "s")).all()
     assert tree["posterior"]["global_s2_size"].dims == ("chain", "draw", "s2_channel")
+
+
+def test_a_model_that_knows_no_date_yet_has_none(simulated):
+    tree = posterior(Run(model().eval()), simulated, draws=4, pixels=2)
+    assert tree["posterior"]["global_s2_effect"].shape == (1, 4, 0, 3)
+    assert np.isfinite(tree["posterior_predictive"]["s2"].values).all()
 
 
 def test_other_dates_have_none(known, simulated):

@@ -56,12 +56,6 @@ def test_numbers_of_numpy_become_plain_ones_for_the_checkpoint() -> None:
     assert all(type(value) is float for value in settings["priors"]["cw"].values())
 
 
-def test_settings_of_an_older_run_have_none() -> None:
-    settings = PhysicsVAE().settings
-    del settings["priors"]
-    assert PhysicsVAE.from_settings(settings).catalogue == CATALOGUE
-
-
 def test_the_season_is_mapped_by_the_leaf_area_of_the_model() -> None:
     narrow = PhysicsVAE(phenology=1, priors={"lai": {"high": 8.0, "loc": 3.0}})
     assert float(narrow.season.marginal.high) == 8.0 and float(narrow.season.marginal.loc) == 3.0
