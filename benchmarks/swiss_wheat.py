@@ -11,7 +11,10 @@ label:
   revolutions a day, altitude 786 km; longitudes from public orbital elements of Sentinel-2A, mid 2024) and the sun of
   the date, view zenith and relative azimuth follow to about a degree.
 
-Labels that are listed twice are counted once.
+Labels that are listed twice are counted once. What a label itself is wrong by, `label_error`, is found from the labels
+alone: fields were measured at several points on the same days, and what is left of the logarithm of leaf area beside an
+effect of the field on that day and one of the point is the error of measuring, and of measuring some metres beside the
+last place. A growth that differs between points of a field counts as error, too.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from pyproj import Transformer
+from scipy.optimize import nnls
 
 from pi_vae.data.cube import complete
 from pi_vae.data.sentinel2 import s2_node, sun_angles
 
-__all__ = ["BANDS", "Wheat", "folder", "nominal", "read"]
+__all__ = ["BANDS", "Wheat", "folder", "label_error", "nominal", "read"]
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B8A", "B11", "B12")
 CLEAR = (4, 5)
@@ -48,12 +52,14 @@ class Wheat:
         ratings: BBCH stages by ``parcel``, ``point_id`` and ``date``.
         cube: `[time, band, point]` reflectance of the distinct series, with geometry `[time, point]`.
         parcel: `[point]` names of the fields.
+        error: constant and share of the error of labels, see `label_error`.
     """
 
     labels: pd.DataFrame
     ratings: pd.DataFrame
     cube: xr.DataTree
     parcel: np.ndarray
+    error: tuple[float, float]
 
     @property
     def days(self) -> np.ndarray:
@@ -99,13 +105,41 @@ def read(data: Path) -> Wheat:
     valid = uncovered(reflectance[:, 0], (days - days[0]) / np.timedelta64(1, "D"))
     node = s2_node(reflectance, overpass, BANDS, x=x, y=y, crs="EPSG:32632", valid=valid, vza=vza, raa=raa)
     labels = traits[traits.trait == "glai"].reset_index(drop=True)
+    error = label_error(labels)
     labels["point"] = point[labels.pid].to_numpy()
     apart = np.abs(days[None] - labels.date.dt.normalize().to_numpy()[:, None]) / np.timedelta64(1, "D")
     apart[~np.isfinite(reflectance[:, 0]).T[labels.point]] = np.inf
     labels["index"] = apart.argmin(1)
     labels = labels[apart.min(1) <= APART].reset_index(drop=True)
     cube = complete(xr.DataTree.from_dict({"s2": node}))
-    return Wheat(labels, traits[traits.trait == "bbch"], cube, place.parcel.to_numpy())
+    return Wheat(labels, traits[traits.trait == "bbch"], cube, place.parcel.to_numpy(), error)
+
+
+def label_error(labels: pd.DataFrame, rounds: int = 20) -> tuple[float, float]:
+    """Error of labels from labels alone: constant `a` [m² m⁻²] and share `b`, sd = sqrt(a² + b² L²).
+
+    Args:
+        labels: columns ``parcel``, ``point_id``, ``date`` and ``value``.
+        rounds: of weighting squares by the variance found before.
+    """
+    day = labels.date.dt.normalize().rename("day")
+    table = labels.groupby(["parcel", day, "point_id"]).value.mean().reset_index()
+    visit = table.groupby(["parcel", "day"]).ngroup()
+    together = visit.map(visit.value_counts()) > 1
+    table, visit = table[together], visit[together]
+    effects = pd.get_dummies(pd.DataFrame({"visit": visit, "point": table.parcel + "/" + table.point_id.astype(str)}),
+                             columns=["visit", "point"]).to_numpy(float)  # fmt: skip
+    left, size, _ = np.linalg.svd(effects, full_matrices=False)
+    left = left[:, size > 1e-8 * size[0]]
+    logarithm, free = np.log(table.value.to_numpy()), 1 - (left**2).sum(1)
+    judged = free > 0.05  # a label with an effect of its own tells nothing
+    level = table.value.groupby(visit).transform("mean").to_numpy()[judged]
+    squares = ((logarithm - left @ (left.T @ logarithm))[judged] * level) ** 2 / free[judged]
+    design, variance = np.stack([np.ones_like(level), level**2], 1), np.ones_like(level)
+    for _ in range(rounds):
+        found, _ = nnls(design / variance[:, None], squares / variance)
+        variance = design @ found
+    return tuple(map(float, np.sqrt(found)))
 
 
 def uncovered(blue: np.ndarray, days: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from lai_insitu import passes, repeated  # noqa: E402
-from swiss_wheat import BANDS, uncovered, view  # noqa: E402
+from swiss_wheat import BANDS, label_error, uncovered, view  # noqa: E402
 
 NOON = np.array(["2022-05-15T10:25", "2022-05-17T10:25"], "datetime64[ns]")
 
@@ -59,3 +59,17 @@ def test_the_day_of_a_stage_lies_between_the_ratings_around_it() -> None:
     days = passes(ratings, 30.0)
     assert days["a"] == 96.0  # the other point was past it when first seen
     assert days["b"] == 106.0
+
+
+def test_the_error_of_labels_is_found_whatever_fields_and_points_are_like() -> None:
+    rng = np.random.default_rng(0)
+    fields, points, days = 30, 6, 8
+    course = np.exp(rng.normal(0.8, 0.7, (fields, 1, days)) + rng.normal(0, 0.3, (fields, points, 1)))
+    value = course + rng.normal(size=course.shape) * np.hypot(0.1, 0.12 * course)
+    place = np.indices(value.shape).reshape(3, -1)
+    date = np.datetime64("2022-04-01T10:00", "ns") + 7 * place[2] * np.timedelta64(1, "D")
+    labels = pd.DataFrame({"parcel": place[0].astype(str), "point_id": place[1], "date": date})
+    labels["value"] = value.ravel().clip(0.05)
+    constant, share = label_error(labels)
+    assert constant == pytest.approx(0.1, abs=0.04)
+    assert share == pytest.approx(0.12, abs=0.02)
