@@ -2,13 +2,20 @@
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 600] [--steps 400]
         [--rounds 2] [--learned 64] [--moves 300] [--simulations 700] [--refined 40] [--chains 20] [--draws 200]
-        [--nuts 20] [--json calibration.json]
+        [--rows many fit ...] [--nuts 20] [--json calibration.json]
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
 Sentinel-2 over wheat from March to July (needs ``pyarrow``), or ``treesat``, a year of both Sentinel-2 orbits and an
-ascending orbit of Sentinel-1 over a wood, with its clouds. A model is fitted to them; then for every
-variable: share of the truths inside 50 and 90 % intervals (goal 0.46-0.54 and 0.87-0.93), and whether the ranks of the
-truths are uniform (simulation-based calibration; p after Holm's correction, goal 0.01), for
+ascending orbit of Sentinel-1 over a wood, with its clouds. For every variable: share of the truths inside 50 and 90 %
+intervals (goal 0.46-0.54 and 0.87-0.93), and whether the ranks of the truths are uniform (simulation-based calibration;
+p after Holm's correction, goal 0.01), for
+
+many
+    every point a cube of its own, whose global latents are drawn anew as simulation-based calibration asks for, and a
+    guide for all of them: ``neural_posterior(..., forget=True)``, no fit.
+
+The other rows have one cube, all of whose points share one draw of the global latents, and a model that is fitted to
+it. What they say holds for that draw: where the global latents are found with some error, all points have it.
 
 fit
     draws of the guide as `fit` leaves it, for all points;
@@ -31,6 +38,7 @@ was drawn with and in the same coordinates: differences of means in posterior sd
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -53,6 +61,8 @@ from pi_vae.data import simulate
 from pi_vae.data.tensors import CubeTensors
 from pi_vae.physics import compile_kernels
 
+ROWS = ("many", "fit", "chains and simulations", "simulations, globals known", "importance", "chains")
+
 
 def folder() -> Path:
     """Where the data are looked for without ``--data``."""
@@ -71,6 +81,22 @@ def treesat(data: Path, points: int, rng: np.random.Generator) -> xr.DataTree:
     nodes = {name: node.to_dataset().isel(point=pixel) for name, node in treesat_points(data).children.items()}
     nodes["s2"] = nodes["s2"].isel(time=nodes["s2"].valid.any("point").values)
     return xr.DataTree.from_dict(nodes)
+
+
+def many(model: PhysicsVAE, empty: xr.DataTree, seed: int) -> xr.DataTree:
+    """Points simulated one by one, each with global latents of its own, as one cube."""
+    nodes = {name: node.to_dataset() for name, node in empty.children.items()}
+    parts: dict[str, list[xr.Dataset]] = {}
+    for i in range(nodes["s2"].sizes["point"]):
+        one = {n: d.isel(point=[i]) if "point" in d.dims else d for n, d in nodes.items()}
+        cube = simulate(model, xr.DataTree.from_dict(one), seed * 100_000 + i)
+        for name, node in cube.children.items():
+            parts.setdefault(name, []).append(node.to_dataset())
+    shared = [name for name in parts["truth"][0] if name.startswith("global_")]
+    truth = xr.concat([part.drop_vars(shared) for part in parts.pop("truth")], "y", data_vars="minimal")
+    options = {"data_vars": "minimal", "coords": "minimal", "compat": "override"}
+    joined = {n: xr.concat(p, "point", **options) if "point" in p[0].dims else p[0] for n, p in parts.items()}
+    return xr.DataTree.from_dict(joined | {"truth": truth})
 
 
 def build(cube: xr.DataTree) -> PhysicsVAE:
@@ -189,7 +215,7 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=20)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--nuts", type=int, default=0, help="points to compare with NUTS")
-    parser.add_argument("--skip", nargs="*", default=[], help="rows to leave out")
+    parser.add_argument("--rows", nargs="*", choices=ROWS, default=ROWS, help="all of them by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("calibration.json"))
     args = parser.parse_args()
@@ -208,25 +234,24 @@ def main() -> None:
     shared = {n[7:]: torch.from_numpy(v.values).float() for n, v in truth.items() if n.startswith("global_")}
     some = {"pixels": args.refined, "seed": args.seed}
     run = Run(model)
+    every = Run(copy.deepcopy(model))
     stages = {
+        "many": lambda: neural_posterior(every, others, args.simulations, forget=True, **learning),
         "fit": lambda: fit(model, cube, args.steps, **training),
         "chains and simulations": lambda: alternate(run, cube, args, learning),
         "simulations, globals known": lambda: neural_posterior(
             known(model, shared), cube, args.simulations, **learning
         ),
     }
-    rows = {
-        "fit": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
-        "chains and simulations": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
-        "simulations, globals known": (lambda: posterior(run, cube, args.draws, seed=args.seed), args.points),
-        "importance": (lambda: refine(run, cube, args.draws, **some), args.refined),
-        "chains": (
-            lambda: posterior(run, cube, args.draws, refine="chains", chains=args.chains, **some),
-            args.refined,
-        ),
+    asked = {
+        "many": lambda: posterior(every, others, args.draws, seed=args.seed),
+        "importance": lambda: refine(run, cube, args.draws, **some),
+        "chains": lambda: posterior(run, cube, args.draws, refine="chains", chains=args.chains, **some),
     }
-    for label, (draw, count) in rows.items():
-        if not count or label in args.skip:
+    others = many(model, empty, args.seed) if "many" in args.rows else cube
+    for label in args.rows:
+        count = args.points if label in stages else args.refined
+        if not count:
             continue
         results[label] = {}
         if label in stages:
@@ -239,9 +264,9 @@ def main() -> None:
             words = ", ".join(f"{site} {error:.2f}" for site, error in errors.items())
             print(f"; log errors of the global latents: {words}", end="")
         start = time.perf_counter()
-        tree = draw()
+        tree = asked.get(label, lambda: posterior(run, cube, args.draws, seed=args.seed))()
         seconds = (time.perf_counter() - start) / count
-        table = judge(tree, truth)
+        table = judge(tree, others["truth"].to_dataset() if label == "many" else truth)
         results[label] |= {"variables": table, "seconds_per_point": seconds}
         show(label, table, seconds, count)
         if "sample_stats" in tree.children:

@@ -10,6 +10,13 @@ whose minimum has the mean and spread of the true posterior wherever the family 
 (Papamakarios & Murray 2016, NeurIPS 29; the sleep of wake-sleep, Hinton et al. 1995), and whose intervals hold what
 they promise on average over series of the model. Operators are only asked forward, so that a step is cheap. What it
 cannot know is how real series differ from the model's: `inference.withheld_scores` says what it costs there.
+
+With ``forget=True`` the global latents are not known either: every step draws them from their prior,
+
+.. math:: q_\phi(z \mid y) \approx p(z \mid y) = \int p(z \mid y, \theta)\, p(\theta \mid y)\, d\theta,
+
+and what comes out is a guide for single series of any cube with such dates, before anything was fitted: wider than one
+that knows the cube, and right on average over all cubes (`benchmarks/calibration.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +34,8 @@ from inference.training import Run, keep_weights
 from pi_vae.data import validate
 from pi_vae.data.occlusion import occlude
 from pi_vae.data.scene import open_tensors
+from pi_vae.law import LawTerm
+from pi_vae.priors import GlobalLatents, NormalLatents
 
 __all__ = ["neural_posterior"]
 
@@ -41,12 +50,14 @@ def neural_posterior(
     pixels: int = 384,
     learning_rate: float = 3e-3,
     hide_modality: float = FEW_GAPS["modality"],
+    forget: bool = False,
     progress: bool = True,
 ) -> Run:
-    """Train the guide of a fitted run on simulations of its model.
+    """Train the guide of a run on simulations of its model.
 
     Args:
         run: a fitted run; its model is changed in place, the encoder alone. A checkpoint of it is brought up to date.
+            With ``forget`` a run that nobody fitted does as well: ``Run(model)``.
         cube: whose dates, masks and angles the simulated series have; its values are only read for the
             texture of patches, not at all for points.
         steps: optimisation steps.
@@ -56,6 +67,7 @@ def neural_posterior(
         pixels: simulated series per step.
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden in a series; more of it to translate between them.
+        forget: let the posterior of the global latents be their prior first.
         progress: show a progress bar.
 
     Returns:
@@ -74,7 +86,12 @@ def neural_posterior(
     fabric = Fabric(accelerator=device, devices=1)
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)
+    if forget:
+        model.know_dates(data)
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    for part in model.modules() if forget else ():
+        if isinstance(part, GlobalLatents | NormalLatents | LawTerm):
+            part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
     count = pixels if data.points else DREAM_PATCHES
     with progress_bar(progress, "nat per series") as bar, restored(model):

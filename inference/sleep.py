@@ -54,15 +54,16 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
 
     Processes are scored as a whole and date by date as well, both proper scores: an encoder errs in the level of a
     series more than in its course, one direction of many that the joint density weighs alike, and the one that
-    intervals at single dates are made of.
+    intervals at single dates are made of. The guide has a draw of the global latents of its own, as it has when it is
+    asked: which of them a series was made with, nobody tells it.
 
     Args:
         vae: the model; only its encoder gets gradients.
         batch: patches to dream of.
     """
     with torch.no_grad():
+        drawn, simulated = dream(vae, batch, vae.draw_globals())
         shared = vae.draw_globals()
-        drawn, simulated = dream(vae, batch, shared)
     posterior = vae.posterior(vae.encode(simulated), batch.dates, shared)
     truth = {name: value[batch.pixels] for name, value in drawn.items()}
     total = posterior.static.log_prob(truth["static"]).sum()

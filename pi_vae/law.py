@@ -98,6 +98,12 @@ class LawTerm(nn.Module):
         """`[K]` posterior means of the coefficients."""
         return self.prior_loc + self.prior_root @ self.shift
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Let the posterior of the coefficients be their prior."""
+        self.shift.zero_()
+        self.log_shrinkage.zero_()
+
     def prior(self) -> dist.TorchDistribution:
         """Prior of the coefficients, event shape `[K]`."""
         return dist.MultivariateNormal(self.prior_loc, scale_tril=self.prior_root)

@@ -49,6 +49,12 @@ class GlobalLatents(nn.Module):
         """`[G]` posterior median."""
         return self.loc.exp()
 
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Let the posterior be the prior."""
+        self.loc.copy_(self.prior_loc)
+        self.log_scale.copy_(self.prior_scale.log())
+
     def prior(self) -> dist.TorchDistribution:
         """Prior of the vector, event shape `[G]`."""
         return dist.LogNormal(self.prior_loc, self.prior_scale).to_event(1)
@@ -73,6 +79,12 @@ class NormalLatents(nn.Module):
         self.register_buffer("prior_scale", scale, persistent=False)
         self.loc = nn.Parameter(loc.clone())
         self.log_scale = nn.Parameter(torch.full_like(loc, start).log())
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Let the posterior be the prior."""
+        self.loc.zero_()
+        self.log_scale.copy_(self.prior_scale.log())
 
     def prior(self) -> dist.TorchDistribution:
         """Prior of the whole, which is its event shape."""

@@ -24,6 +24,21 @@ def test_the_encoder_learns_and_the_global_latents_stay(build, taught):
     assert [p.requires_grad for p in taught.model.parameters()] == learns, "as before"
 
 
+def test_what_is_forgotten_is_the_prior_again(build, simulated):
+    options = {"steps": 2, "pixels": 20, "patch_size": 6, "device": "cpu", "progress": False}
+    model = build()
+    for parameter in model.parameters():
+        parameter.data.add_(0.3)
+    other = neural_posterior(Run(model), simulated, forget=True, **options).model
+    for site, prior in other.globals("prior").items():
+        posterior = other.globals("posterior")[site]
+        assert torch.distributions.kl_divergence(*(d.base_dist for d in (posterior, prior))).abs().max() < 1e-6, site
+    failed = build()
+    with pytest.raises(FloatingPointError):
+        neural_posterior(Run(failed), simulated, forget=True, learning_rate=1e30, **options | {"steps": 20})
+    assert torch.equal(failed.lengthscale.log_scale, build().lengthscale.log_scale), "as it was"
+
+
 def test_the_values_of_points_are_not_read(build, points):
     other = points.copy(deep=True)
     other["s2"]["reflectance"] = 0.5 * other["s2"]["reflectance"]
