@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -22,7 +21,7 @@ from inference.objective import hidden_means
 from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch
 
-__all__ = ["Cut", "Uncut", "Watch", "by_hand", "check", "closes"]
+__all__ = ["Cut", "Uncut", "Watch", "by_hand", "check"]
 
 LIMITS = {"loss": 1e-4, "derivatives": 1e-2}  # relative; float32, sums in another order
 
@@ -90,14 +89,13 @@ class Cut(Uncut):
             self.back(part)
 
 
-def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cut: Uncut | None = None) -> Tensor:
+def by_hand(model: PhysicsVAE, batch: Batch, draws: int, cut: Uncut | None = None) -> Tensor:
     """The loss, in nats of the cube.
 
     Args:
         model: the model.
         batch: with hidden observations.
         draws: of the posterior per hidden observation.
-        closed: divergences of the processes in closed form, else by the one draw that is there.
         cut: what is done where a part ends.
     """
     cut = Uncut() if cut is None else cut
@@ -116,10 +114,7 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cu
     ordinary = torch.distributions.Normal(0.0, 1.0).log_prob(drawn["static"]).sum(-1)
     local = posterior.static.log_prob(drawn["static"]) - ordinary
     for name, process in posterior.processes.items():
-        if closed:
-            local = local + given[name].divergence()
-        else:
-            local = local + given[name].log_prob(drawn[name]) - process.prior.log_prob(drawn[name])
+        local = local + given[name].log_prob(drawn[name]) - process.prior.log_prob(drawn[name])
     unseen = posterior.rsample((draws,))
     drawn, unseen, local = cut("prior", (drawn, unseen, local))
 
@@ -137,17 +132,6 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cu
         density = modality.likelihood(mean, noise).log_prob(values)
         total = total + ((torch.logsumexp(density, 0) - math.log(draws)) * observed.given).sum()
     return whole - batch.scale * total
-
-
-def closes(model: PhysicsVAE, batch: Batch) -> bool:
-    """Whether Pyro finds the closed divergence of the processes; otherwise it takes one draw."""
-    with torch.random.fork_rng(devices=[]):
-        nodes = poutine.trace(model.guide).get_trace(batch).nodes
-    try:
-        kl_divergence(nodes["dynamic"]["fn"], nodes["_RETURN"]["value"].processes["dynamic"].prior)
-    except NotImplementedError:
-        return False
-    return True
 
 
 def check(

@@ -214,7 +214,7 @@ def _scores(truth: np.ndarray, value: np.ndarray, drawn: np.ndarray) -> dict[str
         dims = ("sample", "channel")
         known = xr.Dataset({"y": (dims, truth)}).rename(sample="n")
         scored = crps(xr.Dataset({"y": (("chain", "draw", "n", "channel"), drawn[None])}), known)["y"]
-        low, high = np.quantile(drawn, (0.05, 0.95), axis=0)
+        low, high = np.quantile(drawn, (0.05, 0.95), axis=0, method="weibull")
         found |= {"crps": scored.values.mean(0), "coverage": ((low <= truth) & (truth <= high)).mean(0)}
     return found
 

@@ -238,7 +238,7 @@ def score(labels: pd.DataFrame, drawn: np.ndarray, error: tuple[float, float]) -
             table = coverage(dataset, known, [0.9], group=None).squeeze()
             result |= {f"coverage{name}": float(table["coverage"]), f"width{name}": float(table["width"])}
         noise = np.random.default_rng(0).normal(size=drawn.shape) * np.hypot(error[0], error[1] * drawn)
-        low, high = np.quantile(drawn + noise, [0.05, 0.95], axis=0)
+        low, high = np.quantile(drawn + noise, [0.05, 0.95], axis=0, method="weibull")
         result["coverage_of_measurements"] = float(((low <= truth) & (truth <= high)).mean())
     kind = np.digitize(truth, CLASSES)
     edges = ("0-2", "2-4", "4-6", ">6")

@@ -205,7 +205,7 @@ def scores(truth: np.ndarray, found: Prediction) -> dict[str, list[float]]:
     variance = truth.var(0)
     result = {"rmse": np.sqrt((error**2).mean(0)), "r2": 1 - (error**2).mean(0) / np.where(variance > 0, variance, 1)}
     if found.draws is not None:
-        low, high = np.quantile(found.draws, (0.05, 0.95), axis=0)
+        low, high = np.quantile(found.draws, (0.05, 0.95), axis=0, method="weibull")
         known = xr.Dataset({"y": (("n", "channel"), truth)})
         drawn = xr.Dataset({"y": (("chain", "draw", "n", "channel"), found.draws[None])})
         result["crps"] = crps(drawn, known)["y"].values.mean(0)
@@ -311,10 +311,10 @@ def coherence(drawn: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """How draws `[S, n]` given less relate to those given ``"both"``, by name of what is given."""
     reference = drawn["both"]
     middle = np.median(reference, 0)
-    full = np.subtract(*np.quantile(reference, (0.95, 0.05), axis=0))
+    full = np.subtract(*np.quantile(reference, (0.95, 0.05), axis=0, method="weibull"))
     table = {}
     for name, draws in drawn.items():
-        low, center, high = np.quantile(draws, (0.05, 0.5, 0.95), axis=0)
+        low, center, high = np.quantile(draws, (0.05, 0.5, 0.95), axis=0, method="weibull")
         table[name] = {
             "width": float((high - low).mean()),
             "sd": float(draws.std(0).mean()),

@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 
 from inference.baselines import date_mean, linear_interpolation
-from inference.draws import groups, present, seeded
+from inference.draws import fair_quantile, groups, present, seeded
 from inference.objective import hidden_means
 from inference.training import Run
 from pi_vae.data.tensors import CubeTensors
@@ -49,9 +49,8 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
                     per_modality[name].append((mean, likelihood.sample(), density, values))
             for name, parts in per_modality.items():
                 means, predictive, density = (torch.cat([p[i] for p in parts]) for i in range(3))
-                levels = torch.tensor([0.05, 0.25, 0.75, 0.95])
                 if means.numel():
-                    quantiles = torch.quantile(predictive, levels, dim=0)
+                    quantiles = fair_quantile(predictive, [0.05, 0.25, 0.75, 0.95])
                     density = density.logsumexp(0) - math.log(len(density))
                     collected[name].append((parts[0][3], means.mean(0), quantiles, density))
     scores = {}

@@ -311,7 +311,7 @@ def _signal(values: xr.DataArray, signal: str) -> xr.DataArray:
 
 
 def _draw_bands(axes: Axes, draws: xr.DataArray, time: str, colour: str, levels: Sequence[float]) -> None:
-    quantiles = draws.quantile([*levels, 0.5], ("chain", "draw")).transpose("quantile", time).values
+    quantiles = draws.quantile([*levels, 0.5], ("chain", "draw"), method="weibull").transpose("quantile", time).values
     for i in range(len(levels) // 2):
         axes.fill_between(draws[time].values, quantiles[i], quantiles[-2 - i], color=colour, alpha=0.28, lw=0)
     axes.plot(draws[time].values, quantiles[-1], color=colour)

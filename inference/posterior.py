@@ -19,6 +19,7 @@ __all__ = ["choose_pixels", "draw_tree", "pixel_location", "posterior"]
 
 MAX_VALUES = 2e8
 DRAWN_AT_ONCE, REFINED_AT_ONCE = 64, 256  # pixels
+SHARED_DRAWS = 50  # of the global latents, at most
 
 
 def posterior(
@@ -96,7 +97,7 @@ def draw_tree(
             if refine == "chains":
                 found = refined_groups(model, batch, draws, chains)
             else:
-                found = (laplace_groups if refine else groups)(model, batch, draws)
+                found = laplace_groups(model, batch, draws) if refine else groups(model, batch, draws, SHARED_DRAWS)
             pieces.append(_tree(model, data, batch, found, chains if refine == "chains" else 1))
     tree = {
         group: xr.concat(

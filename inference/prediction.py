@@ -12,7 +12,7 @@ import rioxarray  # noqa: F401  (registers the .rio accessor)
 import torch
 import xarray as xr
 
-from inference.draws import groups, present, seeded
+from inference.draws import fair_quantile, groups, present, seeded
 from inference.training import Run
 from pi_vae import __version__
 from pi_vae.data import validate
@@ -42,7 +42,8 @@ def predict(
         cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model, or
             some of its channels, may be absent.
         store: folder of the zarr store.
-        draws: posterior draws per pixel that the statistics are taken over.
+        draws: posterior draws per pixel that the statistics are taken over; below 19 the least and largest of them stand
+            in for the 5 and 95 % quantiles.
         tile: side of a tile in pixels.
         seed: of the draws.
 
@@ -137,7 +138,7 @@ def _tile(model, data: Patches, batch, draws: int, shape: tuple[int, int]) -> xr
     maps = {}
     for name, values in kept.items():
         stack = torch.cat(values)
-        low, high = torch.quantile(stack, torch.tensor([0.05, 0.95]), dim=0)
+        low, high = fair_quantile(stack, [0.05, 0.95])
         for statistic, array in zip(STATISTICS, (stack.mean(0), stack.std(0), low, high), strict=True):
             variable = model.catalogue[name]
             maps[f"{name}_{statistic}"] = (_dims(variable), _to_map(array, shape, variable.dynamic))
