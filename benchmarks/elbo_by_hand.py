@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
@@ -21,7 +22,7 @@ from inference.objective import hidden_means
 from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch
 
-__all__ = ["Cut", "Uncut", "Watch", "by_hand", "check"]
+__all__ = ["Cut", "Uncut", "Watch", "by_hand", "check", "closes"]
 
 LIMITS = {"loss": 1e-4, "derivatives": 1e-2}  # relative; float32, sums in another order
 
@@ -89,13 +90,14 @@ class Cut(Uncut):
             self.back(part)
 
 
-def by_hand(model: PhysicsVAE, batch: Batch, draws: int, cut: Uncut | None = None) -> Tensor:
+def by_hand(model: PhysicsVAE, batch: Batch, draws: int, closed: bool = True, cut: Uncut | None = None) -> Tensor:
     """The loss, in nats of the cube.
 
     Args:
         model: the model.
         batch: with hidden observations.
         draws: of the posterior per hidden observation.
+        closed: divergences of the processes in closed form, else by the one draw that is there.
         cut: what is done where a part ends.
     """
     cut = Uncut() if cut is None else cut
@@ -114,7 +116,10 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, cut: Uncut | None = Non
     ordinary = torch.distributions.Normal(0.0, 1.0).log_prob(drawn["static"]).sum(-1)
     local = posterior.static.log_prob(drawn["static"]) - ordinary
     for name, process in posterior.processes.items():
-        local = local + given[name].log_prob(drawn[name]) - process.prior.log_prob(drawn[name])
+        if closed:
+            local = local + given[name].divergence()
+        else:
+            local = local + given[name].log_prob(drawn[name]) - process.prior.log_prob(drawn[name])
     unseen = posterior.rsample((draws,))
     drawn, unseen, local = cut("prior", (drawn, unseen, local))
 
@@ -132,6 +137,17 @@ def by_hand(model: PhysicsVAE, batch: Batch, draws: int, cut: Uncut | None = Non
         density = modality.likelihood(mean, noise).log_prob(values)
         total = total + ((torch.logsumexp(density, 0) - math.log(draws)) * observed.given).sum()
     return whole - batch.scale * total
+
+
+def closes(model: PhysicsVAE, batch: Batch) -> bool:
+    """Whether Pyro finds the closed divergence of the processes; otherwise it takes one draw."""
+    with torch.random.fork_rng(devices=[]):
+        nodes = poutine.trace(model.guide).get_trace(batch).nodes
+    try:
+        kl_divergence(nodes["dynamic"]["fn"], nodes["_RETURN"]["value"].processes["dynamic"].prior)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def check(

@@ -58,9 +58,9 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
 def fair_quantile(draws: Tensor, levels: Sequence[float]) -> Tensor:
     """Quantiles between which a value that is exchangeable with the draws lies as often as the levels say.
 
-    The quantile of level p of S draws is the one at place p (S + 1) in order (type 6 of Hyndman & Fan 1996, The American
-    Statistician 50, 361-365). At place 1 + p (S - 1), which is common, an interval of 90 % of 64 draws holds 87 %.
-    Beyond the first and the last draw there is nothing: 5 and 95 % take 19 draws.
+    The quantile of level p of S draws is the one at place p (S + 1) in order (type 6 of Hyndman & Fan 1996, The
+    American Statistician 50, 361-365). At place 1 + p (S - 1), which is common, an interval of 90 % of 64 draws holds
+    87 %. Beyond the first and the last draw there is nothing: 5 and 95 % take 19 draws.
 
     Args:
         draws: `[S, ...]`.

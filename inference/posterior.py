@@ -19,7 +19,7 @@ __all__ = ["choose_pixels", "draw_tree", "pixel_location", "posterior"]
 
 MAX_VALUES = 2e8
 DRAWN_AT_ONCE, REFINED_AT_ONCE = 64, 256  # pixels
-SHARED_DRAWS = 50  # of the global latents, at most
+SHARED_DRAWS = 25  # of the global latents, at most
 
 
 def posterior(

@@ -42,8 +42,8 @@ def predict(
         cube: a valid cube; observations marked ``withheld`` are not used. A modality of the model, or
             some of its channels, may be absent.
         store: folder of the zarr store.
-        draws: posterior draws per pixel that the statistics are taken over; below 19 the least and largest of them stand
-            in for the 5 and 95 % quantiles.
+        draws: posterior draws per pixel that the statistics are taken over; below 19 the least and largest of them
+            stand in for the 5 and 95 % quantiles.
         tile: side of a tile in pixels.
         seed: of the draws.
 

@@ -4,8 +4,7 @@ r"""The posterior of all latents of a pixel: a chain of distributions, each cond
 
 Static variables come first (`pi_vae.static`), then the dynamic ones, then the exclusive residual of every modality.
 These are exact posteriors of Gaussian processes given sites whose means lean on what was drawn before
-(`pi_vae.priors.SitePosterior`), so the chain knows which latents trade off against each other; the marginals of the
-dynamic variables lean to the side that the encoder says (`pi_vae.priors.SkewedPosterior`).
+(`pi_vae.priors.SitePosterior`), so the chain knows which latents trade off against each other.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pi_vae.encoders import Sites
-from pi_vae.priors import GaussianProcess, SitePosterior, SkewedPosterior
+from pi_vae.priors import GaussianProcess, SitePosterior
 from pi_vae.static import StaticPosterior
 
 __all__ = ["ChainPosterior"]
@@ -32,8 +31,8 @@ class ChainPosterior:
     """
 
     def __init__(self, sites: Sites, priors: Mapping[str, GaussianProcess | dist.MultivariateNormal]) -> None:
-        self.names, self.lean, self.skew = tuple(priors), sites.lean, sites.skew
-        self._kept: tuple[Tensor, SkewedPosterior] | None = None
+        self.names, self.lean = tuple(priors), sites.lean
+        self._kept: tuple[Tensor, SitePosterior] | None = None
         parts = (sites.static_mean, sites.static_scale, sites.static_correlation, sites.static_shape)
         self.static = StaticPosterior(*parts)
         self.processes: dict[str, SitePosterior] = {
@@ -50,14 +49,13 @@ class ChainPosterior:
         dynamic = self._dynamic(drawn["static"])
         if name == "dynamic":
             return dynamic
-        return self.processes[name].after(self.lean[name](drawn["static"]), drawn["dynamic"] - dynamic.gaussian.mean)
+        return self.processes[name].after(self.lean[name](drawn["static"]), drawn["dynamic"] - dynamic.mean)
 
-    def _dynamic(self, static: Tensor) -> SkewedPosterior:
+    def _dynamic(self, static: Tensor) -> SitePosterior:
         """Conditional of the dynamic variables; kept, because every residual asks for it with the same draws."""
         if self._kept is None or self._kept[0] is not static:
             shift = self.lean["dynamic"](static)
-            gaussian = self.processes["dynamic"].after(shift, shift[..., :0, :])
-            self._kept = static, SkewedPosterior(gaussian, self.skew)
+            self._kept = static, self.processes["dynamic"].after(shift, shift[..., :0, :])
         return self._kept[1]
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> dict[str, Tensor]:

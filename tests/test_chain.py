@@ -37,7 +37,6 @@ def chain():
         mean={name: torch.randn(PIXELS, v, DATES) for name, v in counts.items()},
         precision={name: 3 * torch.rand(PIXELS, v, DATES) for name, v in counts.items()},
         coupling={name: torch.randn(PIXELS, v, DATES, before[name] + v) for name, v in counts.items()},
-        skew=torch.zeros(PIXELS, DYNAMIC, DATES),
         static_mean=static_mean,
         static_scale=torch.tensor([0.8, 0.52**0.5]).expand(PIXELS, 2),
         static_correlation=torch.tensor([[1.0, 0.0], [0.4 / 0.52**0.5, 0.6 / 0.52**0.5]]).expand(PIXELS, 2, 2),

@@ -32,9 +32,9 @@ def coverage(
 ) -> xr.Dataset:
     r"""How often central intervals hold the known value.
 
-    The interval of level :math:`c` goes from the quantile :math:`(1 - c) / 2` to :math:`(1 + c) / 2` of the draws, that of
-    level :math:`p` at place :math:`p (S + 1)` of :math:`S` (Hyndman & Fan 1996, type 6), so that it holds a value that is
-    exchangeable with the draws as often as it says, however few they are (19 for 0.9).
+    The interval of level :math:`c` goes from the quantile :math:`(1 - c) / 2` to :math:`(1 + c) / 2` of the draws, that
+    of level :math:`p` at place :math:`p (S + 1)` of :math:`S` (Hyndman & Fan 1996, type 6), so that it holds a value
+    that is exchangeable with the draws as often as it says, if they are not too few (19 for 0.9).
     Values of one group (the dates of a pixel) are not independent: the standard error is that of a mean of clustered
     data, :math:`se^2 = \frac{G}{G - 1} \sum_g (h_g - n_g p)^2 / n^2` with :math:`h_g` hits of :math:`n_g` values in
     group :math:`g` of :math:`G` (Cochran 1977, Sampling techniques, eq. 6.13). Without groups it is binomial.

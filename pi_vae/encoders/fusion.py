@@ -23,7 +23,6 @@ from pi_vae.static import SHAPE
 __all__ = ["FusionEncoder", "Sites"]
 
 MAX_SITE_MEAN = 5.0
-MAX_SKEW = 1.5
 
 
 @dataclass
@@ -37,7 +36,6 @@ class Sites:
         coupling: process name -> `[pixel, V, T, A + V]` how a site mean moves with the deviations of the processes
             before it: for a residual the dynamic ones, then those of its own process.
         caution: process name -> `[pixel, V, T]` share of the precision that counts for the spread.
-        skew: `[pixel, V, T]` to which side the marginals of the dynamic latents lean (`pi_vae.priors.skew`).
         static_mean, static_scale: `[pixel, S]` mean and standard deviation of the static latents,
         static_correlation: `[pixel, S, S]` Cholesky factor of the correlations of their normal scores, and
         static_shape: `[pixel, S, SHAPE]` shape of their marginals (`pi_vae.static`); those of the prior N(0, 1) where
@@ -49,7 +47,6 @@ class Sites:
     lean: dict[str, Callable[[Tensor], Tensor]]
     coupling: dict[str, Tensor]
     caution: dict[str, Tensor]
-    skew: Tensor
     static_mean: Tensor
     static_scale: Tensor
     static_correlation: Tensor
@@ -105,17 +102,14 @@ class FusionEncoder(nn.Module):
         for head in (self.static_mean, self.static_spread):
             nn.init.normal_(head.weight, std=0.02)
         self.static_shape = nn.Linear(width, static * SHAPE)
-        self.skew = nn.Linear(width, processes["dynamic"])
-        for head in (self.static_shape, self.skew):  # Gaussian, until the data contradict
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        nn.init.zeros_(self.static_shape.weight)  # Gaussian, until the data contradict
+        nn.init.zeros_(self.static_shape.bias)
 
     def spread_heads(self) -> list[nn.Module]:
-        """The last layers that say how far latents may lie from their medians, which do not depend on them."""
+        """The last layers that say how far latents may lie from their means; the means do not depend on them."""
         return [
             self.static_spread,
             self.static_shape,
-            self.skew,
             *(head for r in self.readers.values() for head in (r.caution, r.coupling)),
         ]
 
@@ -192,11 +186,10 @@ class FusionEncoder(nn.Module):
         rows = lower.unflatten(-1, (self.static, self.static)).tril(-1) * known.unsqueeze(-1)
         rows = F.normalize(rows + torch.eye(self.static, dtype=rows.dtype, device=rows.device), dim=-1)
         scale = torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0)
-        skew = (_bounded(self.skew(mixed), MAX_SKEW) * known.unsqueeze(-1)).transpose(1, 2)
         parts = ({name: part[i] for name, part in read.items()} for i in range(5))
         static_mean = torch.where(known, _bounded(self.static_mean(summary)), 0.0)
         shape = self.static_shape(summary).unflatten(-1, (self.static, SHAPE)) * known.unsqueeze(-1)
-        return Sites(*parts, skew, static_mean, scale, rows, shape)
+        return Sites(*parts, static_mean, scale, rows, shape)
 
     def _before(self, process: str) -> int:
         """Number of latent processes drawn before one."""
@@ -276,5 +269,5 @@ class _Lean(nn.Module):
         return _bounded(torch.stack(parts).view(*given.shape[:-3], *parts[0].shape)).transpose(-1, -2)
 
 
-def _bounded(value: Tensor, bound: float = MAX_SITE_MEAN) -> Tensor:
-    return bound * torch.tanh(value / bound)
+def _bounded(mean: Tensor) -> Tensor:
+    return MAX_SITE_MEAN * torch.tanh(mean / MAX_SITE_MEAN)

@@ -3,7 +3,6 @@
 from pi_vae.priors.global_latents import GlobalLatents, NormalLatents
 from pi_vae.priors.marginals import Marginals
 from pi_vae.priors.sites import GaussianProcess, SitePosterior
-from pi_vae.priors.skew import SkewedPosterior
 from pi_vae.priors.spatial import SpatialPrior
 from pi_vae.priors.temporal import TemporalGP
 
@@ -13,7 +12,6 @@ __all__ = [
     "Marginals",
     "NormalLatents",
     "SitePosterior",
-    "SkewedPosterior",
     "SpatialPrior",
     "TemporalGP",
 ]

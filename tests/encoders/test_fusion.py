@@ -7,7 +7,6 @@ import torch
 
 from pi_vae.data.batches import Batch, ModalityBatch
 from pi_vae.encoders import FusionEncoder
-from pi_vae.encoders.fusion import MAX_SKEW
 from pi_vae.static import SHAPE
 
 
@@ -43,7 +42,6 @@ def encoder():
     for reader in encoder.readers.values():
         torch.nn.init.normal_(reader.coupling.weight, std=0.1)
         torch.nn.init.normal_(reader.caution.weight, std=0.1)
-    torch.nn.init.normal_(encoder.skew.weight, std=0.1)
     return encoder
 
 
@@ -54,7 +52,7 @@ def _change(batch, name, **fields):
 
 
 def _same(first, second, atol=0.0):
-    parts = ("skew", "static_mean", "static_scale", "static_correlation", "static_shape")
+    parts = ("static_mean", "static_scale", "static_correlation", "static_shape")
     pairs = [(getattr(first, part), getattr(second, part)) for part in parts]
     fields = ("mean", "precision", "coupling", "caution")
     pairs += [(getattr(first, f)[k], getattr(second, f)[k]) for f in fields for k in first.mean]
@@ -70,7 +68,6 @@ def test_shapes(encoder):
     assert sites.coupling["dynamic"].shape == (50, 4, 4, 4) and sites.coupling["residual_s1"].shape == (50, 1, 4, 5)
     assert sites.static_mean.shape == sites.static_scale.shape == (50, 3)
     assert sites.static_correlation.shape == (50, 3, 3) and sites.static_shape.shape == (50, 3, SHAPE)
-    assert sites.skew.shape == (50, 4, 4) and (sites.skew.abs() <= MAX_SKEW).all() and sites.skew.any()
     assert (sites.precision["dynamic"] >= 0).all() and (sites.caution["dynamic"] > 0).all()
     assert sites.lean["dynamic"](torch.zeros(6, 50, 3)).shape == (6, 50, 4, 4)
     assert (sites.static_scale > 0).all() and (sites.static_scale <= 1).all()
@@ -125,7 +122,6 @@ def test_a_pixel_without_observation_keeps_the_prior(encoder):
     assert all((p[pixel] == 0).all() for p in sites.precision.values())
     assert (sites.static_mean[pixel] == 0).all() and (sites.static_scale[pixel] == 1).all()
     assert torch.equal(sites.static_correlation[pixel], torch.eye(3)) and (sites.static_shape[pixel] == 0).all()
-    assert (sites.skew[pixel] == 0).all()
 
 
 def test_a_date_seen_nowhere_has_no_site_and_changes_nothing(encoder):

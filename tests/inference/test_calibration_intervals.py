@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from scipy import stats
 
 from inference import posterior
 from inference.calibration import at_pixels, coverage, crps, observed, pit
+from inference.draws import fair_quantile
 
 PIXELS, DATES, DRAWS = 400, 5, 300
 
@@ -29,6 +31,16 @@ def test_the_exact_posterior_covers_what_it_says():
     assert int(table["n"]) == PIXELS * DATES
     exact = 2 * stats.norm.ppf(0.95) * np.sqrt(0.2)
     assert float(table["width"].sel(level=0.9)) == pytest.approx(exact, rel=0.02)
+
+
+def test_few_draws_hold_what_many_do():
+    """Truth and draws from one distribution: 19 draws hold 90 %, neither less nor more."""
+    values = np.random.default_rng(0).normal(size=(20, 40_000))
+    draws = xr.Dataset({"lai": (("chain", "draw", "pixel"), values[None, :19])})
+    held = coverage(draws, xr.Dataset({"lai": ("pixel", values[19])}), levels=[0.5, 0.9])["coverage"].values[0]
+    assert held == pytest.approx([0.5, 0.9], abs=0.01)
+    low, high = fair_quantile(torch.from_numpy(values[:19]), [0.05, 0.95]).numpy()
+    assert ((values[19] >= low) & (values[19] <= high)).mean() == pytest.approx(0.9, abs=0.006)
 
 
 def test_a_posterior_that_is_too_narrow_is_found_out():
