@@ -16,7 +16,7 @@ With ``forget=True`` the global latents are not known either: every step draws t
 .. math:: q_\phi(z \mid y) \approx p(z \mid y) = \int p(z \mid y, \theta)\, p(\theta \mid y)\, d\theta,
 
 and what comes out is a guide for single series of any cube with such dates, before anything was fitted: wider than one
-that knows the cube, and right on average over all cubes (`benchmarks/calibration.py`).
+that knows the cube; how nearly right over all cubes, `benchmarks/calibration.py` says.
 """
 
 from __future__ import annotations
