@@ -16,6 +16,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+def _from_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a file of settings say what the command line does not."""
+    if path is None or context.resilient_parsing:
+        return path
+    from inference.configuration import read, section
+
+    settings = read(path, [command.name for command in context.parent.command.commands.values()])
+    options = [parameter.name for parameter in context.command.params if parameter.name != "config"]
+    context.default_map = section(settings, context.command.name, options, path)
+    context.obj = settings.get("model", {})
+    return path
+
+
+def _silent(quiet: bool) -> bool:
+    """No word but errors."""
+    if quiet:
+        logging.getLogger().setLevel(logging.ERROR)
+    return quiet
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="TOML or YAML file of settings: one section a command, and one of the model.",
+        callback=_from_file,
+        is_eager=True,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", callback=_silent)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder or store to write.")]
 Cube = Annotated[str, typer.Argument(help="A netCDF file or zarr folder of a cube, or the name of a sample.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -27,6 +57,8 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="The small form: fewer steps and draws.")] = False,
     seed: Seed = 0,
     source: Annotated[str, typer.Option(help="A sample or a file of a cube.")] = "worldcereal_patch_belgium",
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:
     """Fit the sample cube and write posterior, maps, figures, laws, scores and a report.
 
@@ -34,32 +66,57 @@ def demo(
     """
     from inference.demo import demo as run_demo
 
-    run_demo(output, quick=quick, seed=seed, source=source)
+    run_demo(output, quick=quick, seed=seed, source=source, progress=not quiet)
 
 
 @app.command()
 def fit(
+    context: typer.Context,
     cube: Cube,
     output: Output = Path("run"),
     steps: Annotated[int, typer.Option(help="Optimisation steps.")] = 1500,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    patches: Annotated[int, typer.Option(help="Patches per step.")] = 6,
+    patch_size: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 24,
+    pixels: Annotated[int, typer.Option(help="Pixels per step whose series are modelled.")] = 384,
+    learning_rate: Annotated[float, typer.Option(help="Peak step size of Adam.")] = 5e-3,
+    hide_modality: Annotated[float, typer.Option(help="Chance that a sensor is hidden; more to translate.")] = 0.05,
+    holdout: Annotated[float, typer.Option(help="Share of the pixels held out, for some hundred series.")] = 0.0,
+    terms: Annotated[list[str] | None, typer.Option(help="Term that holds residuals back; again for more.")] = None,
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:
     """Fit a model to a cube; resumes from the output folder.
 
     Example: pi-vae fit worldcereal_patch_belgium --output run --steps 1500
+
+    Example: pi-vae fit tile.zarr --config tile.toml
     """
     import torch
 
     from inference import fit as run_fit
-    from pi_vae import Optical, PhysicsVAE, Radar
+    from inference.configuration import build_model
     from pi_vae.data import open_cube
 
     data = open_cube(cube)
-    build = {"s2": lambda: Optical(bands=data["s2"].band.values), "s1": lambda: Radar()}
     torch.manual_seed(seed)
-    model = PhysicsVAE({name: make() for name, make in build.items() if name in data.children})
-    run_fit(model, data, steps=steps, seed=seed, device=device, checkpoint=output)
+    run_fit(
+        build_model(data, context.obj),
+        data,
+        steps,
+        seed,
+        device,
+        checkpoint=output,
+        patches=patches,
+        patch_size=patch_size,
+        pixels=pixels,
+        learning_rate=learning_rate,
+        hide_modality=hide_modality,
+        holdout=holdout,
+        terms=terms or (),
+        progress=not quiet,
+    )
 
 
 @app.command()
@@ -68,8 +125,12 @@ def predict(
     run: Annotated[Path, typer.Option(help="Folder of a fit.")] = Path("run"),
     output: Output = Path("maps.zarr"),
     draws: Annotated[int, typer.Option(help="Posterior draws per pixel.")] = 64,
+    tile: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = 50,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:
-    """Write maps of every variable with its uncertainty to a zarr store.
+    """Write maps of every variable with its uncertainty to a zarr store; a store that exists is continued.
 
     Example: pi-vae predict worldcereal_patch_belgium --run run --output maps.zarr
     """
@@ -78,7 +139,7 @@ def predict(
     from pi_vae.data import open_cube
 
     data = open_cube(cube)
-    run_predict(load(run), data, output, draws=draws)
+    run_predict(load(run), data, output, draws, tile, seed, progress=not quiet)
 
 
 @app.command()
@@ -91,6 +152,8 @@ def translate(
     pixels: Annotated[int, typer.Option(help="Pixels, drawn at random.")] = 250,
     draws: Annotated[int, typer.Option(help="Posterior draws per pixel.")] = 100,
     seed: Seed = 0,
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:
     """Predict one sensor from others, with draws, to netCDF.
 
@@ -105,7 +168,8 @@ def translate(
     tree.to_netcdf(output, engine="h5netcdf")
     shape = tree["posterior_predictive"][target].sizes
     dates = f"{shape['pixel']} pixels at {shape[f'{target}_time']} dates"
-    typer.echo(f"{target} from {', '.join(source)}, {shape['draw']} draws of {dates}, in {output}")
+    if not quiet:
+        typer.echo(f"{target} from {', '.join(source)}, {shape['draw']} draws of {dates}, in {output}")
 
 
 @app.command()
@@ -116,6 +180,8 @@ def discover(
     output: Output = Path("laws.json"),
     pixels: Annotated[int, typer.Option(help="Pixels whose residuals are used.")] = 250,
     seed: Seed = 0,
+    quiet: Quiet = False,
+    config: Config = None,
 ) -> None:
     """Look for the equation behind a residual; prints the Pareto front with its evidence.
 
@@ -131,26 +197,39 @@ def discover(
         raise ValueError(f"Target {target!r} is no modality of the run in {run}: give one of {known}.")
     laws = run_discover(posterior(fitted, data, draws=100, pixels=pixels, seed=seed), target=target, seed=seed)
     laws.to_json(output)
-    typer.echo(str(laws))
+    if not quiet:
+        typer.echo(str(laws))
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder that a demo wrote.")] = Path("demo")) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder that a demo wrote.")] = Path("demo"),
+    quiet: Quiet = False,
+    config: Config = None,
+) -> None:
     """Write the report of a folder of products again.
 
     Example: pi-vae report demo
     """
     from inference.report import write_report
 
-    typer.echo(write_report(folder))
+    page = write_report(folder)
+    if not quiet:
+        typer.echo(page)
 
 
 def main() -> None:
-    """Run the command line; a foreseen error is one sentence on stderr and exit code 1."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 a foreseen error (one sentence on stderr), 2 a command that cannot be read, 130 interrupted;
+    `fit` and `predict` go on from there when they are called again.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("pyro").setLevel(logging.WARNING)
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"pi-vae: {error}", file=sys.stderr)
         sys.exit(1)

@@ -54,7 +54,9 @@ FULL = Effort(steps=1000, pixels=250, draws=100, map_draws=48)
 QUICK = Effort(steps=150, pixels=60, draws=50, map_draws=16)
 
 
-def demo(output: str | Path = "demo", quick: bool = False, seed: int = 0, source: str = SAMPLE) -> dict:
+def demo(
+    output: str | Path = "demo", quick: bool = False, seed: int = 0, source: str = SAMPLE, progress: bool = True
+) -> dict:
     """Fit the whole model to a cube and write what a scientist came for.
 
     The products are built beside the output folder and moved there when they are complete, so that a failure leaves
@@ -65,6 +67,7 @@ def demo(output: str | Path = "demo", quick: bool = False, seed: int = 0, source
         quick: the small form: same stages, fewer steps and draws.
         seed: of everything random.
         source: a sample or a file of a cube. If the default sample cannot be had, the simulator stands in and says so.
+        progress: say what is being done, and what was found.
 
     Returns:
         The content of ``metrics.json``.
@@ -73,7 +76,7 @@ def demo(output: str | Path = "demo", quick: bool = False, seed: int = 0, source
         FileNotFoundError: there is no such cube.
         CubeError: it breaks the data contract.
     """
-    output, effort, console = Path(output), QUICK if quick else FULL, Console(stderr=True)
+    output, effort, console = Path(output), QUICK if quick else FULL, Console(stderr=True, quiet=not progress)
     torch.manual_seed(seed)
     cube, origin = _cube(source, seed, console)
     cube = withhold(cube, fraction=0.1, block=10, seed=seed)
@@ -108,7 +111,15 @@ def _build(
 
     model = PhysicsVAE({"s2": Optical(bands=cube["s2"].band.values), "s1": Radar()})
     with stage("fit"):
-        run = fit(model, cube, steps=effort.steps, seed=seed, device="cpu", checkpoint=folder / "run")
+        run = fit(
+            model,
+            cube,
+            steps=effort.steps,
+            seed=seed,
+            device="cpu",
+            checkpoint=folder / "run",
+            progress=not console.quiet,
+        )
     with stage("score"):
         scores = withheld_scores(run, cube, draws=64, seed=seed)
     with stage("maps"):

@@ -16,7 +16,8 @@ With ``forget=True`` the global latents are not known either: every step draws t
 .. math:: q_\phi(z \mid y) \approx p(z \mid y) = \int p(z \mid y, \theta)\, p(\theta \mid y)\, d\theta,
 
 and what comes out is a guide for single series of any cube with such dates, before anything was fitted: wider than one
-that knows the cube; how nearly right over all cubes, `benchmarks/calibration.py` says.
+that knows the cube; how nearly right over all cubes, `benchmarks/calibration.py` says. Every step then draws
+them several times, each for a part of its series: with one draw a step, a thousand steps would show a thousand cubes.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from pi_vae.law import LawTerm
 from pi_vae.priors import GlobalLatents, NormalLatents
 
 __all__ = ["neural_posterior"]
+
+CUBES = 16  # draws of forgotten global latents in a step
 
 
 def neural_posterior(
@@ -93,22 +96,26 @@ def neural_posterior(
         if isinstance(part, GlobalLatents | NormalLatents | LawTerm):
             part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
-    count = pixels if data.points else DREAM_PATCHES
+    cubes = min(CUBES if data.points else DREAM_PATCHES, pixels) if forget else 1
+    few = pixels // cubes
+    count = few if data.points else DREAM_PATCHES // cubes
     with progress_bar(progress, "nat per series") as bar, restored(model):
         model.to(fabric.device).train()
         task = bar.add_task("simulations", total=steps, value=math.nan, rate=0.0)
         start = time.monotonic()
         phase.enter(model)
         for step in range(steps):
-            batch = data.patches(count, patch_size, pixels, generator)
-            batch = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
-            batch.scale = 1 / len(batch.pixels)
-            loss = guarded(recovery_loss, model, batch)
+            loss = torch.zeros((), device=fabric.device)
+            for _ in range(cubes):
+                batch = data.patches(count, patch_size, few, generator)
+                batch = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
+                batch.scale = 1 / (cubes * len(batch.pixels))
+                loss = loss + guarded(recovery_loss, model, batch)
             if not torch.isfinite(loss):
                 model.load_state_dict(before)
                 raise FloatingPointError(f"The loss is {loss.item()}: lower learning_rate (now {learning_rate:g}).")
             phase.descend(loss, fabric)
-            rate = (step + 1) * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
+            rate = (step + 1) * cubes * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
             bar.update(task, completed=step + 1, value=-loss.item(), rate=rate)
     model.eval()
     keep_weights(run)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pyro
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pi_vae import PhysicsVAE
@@ -88,6 +89,7 @@ def progress_bar(enabled: bool, unit: str) -> Progress:
         TextColumn("{task.fields[value]:.3f} " + unit),
         TextColumn("{task.fields[rate]:.0f} series/s"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         disable=not enabled,
     )
 

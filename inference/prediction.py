@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import rasterio
 import rioxarray  # noqa: F401  (registers the .rio accessor)
 import torch
 import xarray as xr
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from inference.draws import fair_quantile, groups, present, seeded
 from inference.training import Run
@@ -30,7 +33,13 @@ UNTOUCHED = 255
 
 
 def predict(
-    run: Run, cube: xr.DataTree, store: str | Path, draws: int = 64, tile: int = 50, seed: int = 0
+    run: Run,
+    cube: xr.DataTree,
+    store: str | Path,
+    draws: int = 64,
+    tile: int = 50,
+    seed: int = 0,
+    progress: bool = False,
 ) -> xr.Dataset:
     """Write maps of every variable and residual to a zarr store.
 
@@ -46,6 +55,7 @@ def predict(
             stand in for the 5 and 95 % quantiles.
         tile: side of a tile in pixels.
         seed: of the draws.
+        progress: show a progress bar.
 
     Returns:
         The store, opened: for every variable `<name>_mean`, `_sd`, `_q05`, `_q95` with dims `(time, y, x)` or
@@ -70,8 +80,11 @@ def predict(
         fill = {"flags": {"fill_value": UNTOUCHED}}
         empty.to_zarr(store, compute=False, zarr_format=3, consolidated=False, encoding=fill)
     finished = xr.open_zarr(store, consolidated=False)["flags"]
-    with seeded(seed):
-        for rows, columns, batch in data.tiles(tile, model.encoder.radius):
+    side = tile**2 if data.points else tile
+    count = math.prod(-(-length // side) for length in data.shape)
+    shown = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with seeded(seed), Progress(*shown, console=Console(stderr=True), disable=not progress) as bar:
+        for rows, columns, batch in bar.track(data.tiles(tile, model.encoder.radius), count, description="tiles"):
             region = {"y": rows, "x": columns}
             if not (finished.isel(region) == UNTOUCHED).any():
                 continue

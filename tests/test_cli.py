@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from inference import fit
+from inference import fit, load
 from inference.cli import main
 
 
@@ -154,6 +154,65 @@ def test_maps_are_written_where_they_are_asked_for(monkeypatch, capsys, tmp_path
     assert code == 0
     maps = xr.open_zarr(output, consolidated=False)
     assert maps["lai_mean"].shape == (11, 10, 12) and np.isfinite(maps["lai_mean"]).all()
+
+
+TOML = """
+[model]
+kernel = "matern12"
+lengthscale = {lai = 40}
+[model.s2]
+residual = 1
+[fit]
+steps = 2
+patches = 1
+patch_size = 4
+pixels = 4
+[predict]
+draws = 3
+"""
+YAML = "model: {kernel: matern12, lengthscale: {lai: 40}, s2: {residual: 1}}\n"
+YAML += "fit: {steps: 2, patches: 1, patch-size: 4, pixels: 4}\n"
+
+
+@pytest.mark.parametrize("name, text", [("a.toml", TOML), ("a.yaml", YAML)])
+def test_a_file_of_settings(monkeypatch, capsys, tmp_path, folder, name, text):
+    (tmp_path / name).write_text(text)
+    arguments = ("--config", tmp_path / name, "--output", tmp_path / "run", "--device", "cpu", "--quiet", "--pixels", 5)
+    assert _call(monkeypatch, capsys, "fit", folder / "cube.nc", *arguments) == (0, "", "")
+    run = load(tmp_path / "run")
+    assert run.model.temporal.name == "matern12" and run.model.modalities["s2"].residual.rank == 1
+    assert run.model.settings["lengthscale"]["lai"] == pytest.approx(40)
+    again = _call(monkeypatch, capsys, "fit", folder / "cube.nc", *arguments, "--steps", 3)
+    _refused(again, "2 steps, not seed 0 and 3 steps")  # what is typed goes first
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("[fitt]\nsteps = 2", "Section of .* 'fitt' is unknown: did you mean 'fit'"),
+        ("[fit]\nstep = 2", r"Setting of \[fit\] in .* 'step' is unknown: did you mean 'steps'"),
+        ("[model]\nphenolgy = 1", r"\[model\] 'phenolgy' is unknown: did you mean 'phenology'"),
+        ("[model.s2]\nrank = 1", r"\[model.s2\] 'rank' is unknown: known are bands"),
+        ("[model]\ns2 = 1", r"give a section \[model.s2\]"),
+        ("[model]\nkernel = 'cubic'", "'cubic'"),
+        ("[fit\nsteps = 2", "cannot be read"),
+        ("fit = 2", "'fit' is 2, and a section"),
+    ],
+)
+def test_settings_that_make_no_sense(monkeypatch, capsys, tmp_path, folder, text, sentence):
+    (tmp_path / "a.toml").write_text(text)
+    arguments = ("--config", tmp_path / "a.toml", "--output", tmp_path / "run", "--steps", 1)
+    _refused(_call(monkeypatch, capsys, "fit", folder / "cube.nc", *arguments), sentence)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_of_another_kind_or_nowhere(monkeypatch, capsys, tmp_path, folder):
+    (tmp_path / "a.ini").write_text("")
+    _refused(_call(monkeypatch, capsys, "fit", folder / "cube.nc", "--config", tmp_path / "a.ini"), "neither .toml nor")
+    _refused(_call(monkeypatch, capsys, "fit", folder / "cube.nc", "--config", tmp_path / "b.toml"), "No file of sett")
+    (tmp_path / "a.toml").write_text("[fit]\nsteps = 'many'")
+    code, _, err = _call(monkeypatch, capsys, "fit", folder / "cube.nc", "--config", tmp_path / "a.toml")
+    assert code == 2 and "--steps" in err and "valid integer" in err
 
 
 def test_the_help_lists_the_commands(monkeypatch, capsys):
