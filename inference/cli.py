@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Physics with error bars from Sentinel-1 and Sentinel-2 time series.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,6 +27,24 @@ def _from_file(context: typer.Context, path: Path | None) -> Path | None:
     context.default_map = section(settings, context.command.name, options, path)
     context.obj = settings.get("model", {})
     return path
+
+
+def _versions(asked: bool) -> None:
+    """Print versions and end."""
+    if asked:
+        from pi_vae.versions import versions
+
+        typer.echo("\n".join(f"{name:18} {value}" for name, value in versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print versions of what matters.", callback=_versions, is_eager=True)
+    ] = False,
+) -> None:
+    """Physics with error bars from Sentinel-1 and Sentinel-2 time series."""
 
 
 def _silent(quiet: bool) -> bool:

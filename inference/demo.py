@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import platform
 import resource
 import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,7 @@ from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import open_cube, pattern, simulate, withhold
 from pi_vae.data.samples import SampleError
 from pi_vae.variables import CATALOGUE
+from pi_vae.versions import versions
 
 __all__ = ["demo"]
 
@@ -150,7 +149,7 @@ def _build(
         "lai_season": lai_season(maps),
         "seconds": seconds,
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -235,11 +234,6 @@ def _cube(source: str, seed: int, console: Console) -> tuple[xr.DataTree, str]:
         empty = pattern(size=100, optical_days=30, radar_days=30)
         model = PhysicsVAE({"s2": Optical(bands=empty["s2"].band.values), "s1": Radar()})
         return simulate(model, empty, seed), "simulator"
-
-
-def _versions() -> dict[str, str]:
-    packages = ("pi_vae", "torch", "pyro-ppl", "gpytorch", "xarray", "arviz", "pyoperon")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -1,5 +1,6 @@
 """The command line: foreseen errors are one sentence and leave nothing behind."""
 
+import platform
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from inference import fit, load
@@ -221,6 +223,16 @@ def test_the_help_lists_the_commands(monkeypatch, capsys):
     assert all(
         re.search(rf"\b{command}\b", out) for command in ("demo", "fit", "predict", "translate", "discover", "report")
     )
+
+
+@pytest.mark.parametrize("program", ["from inference.cli import main; main()", "module"])
+def test_versions(program):
+    arguments = ["-m", "pi_vae"] if program == "module" else ["-c", program]
+    done = subprocess.run([sys.executable, *arguments, "--version"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr == ""
+    found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert found["torch"] == torch.__version__.split("+")[0] and found["python"] == platform.python_version()
+    assert {"pi_vae", "pyro-ppl", "arviz", "pysr"} <= set(found)
 
 
 def test_a_process_of_its_own_says_one_sentence_and_fails(tmp_path):
