@@ -40,7 +40,7 @@ from pi_vae.priors import GlobalLatents, NormalLatents
 
 __all__ = ["neural_posterior"]
 
-CUBES = 16  # draws of forgotten global latents in a step
+TOGETHER = 64  # series of a step that share a draw of forgotten global latents
 
 
 def neural_posterior(
@@ -96,7 +96,7 @@ def neural_posterior(
         if isinstance(part, GlobalLatents | NormalLatents | LawTerm):
             part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
-    cubes = min(CUBES if data.points else DREAM_PATCHES, pixels) if forget else 1
+    cubes = (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES) if forget else 1
     few = pixels // cubes
     count = few if data.points else DREAM_PATCHES // cubes
     with progress_bar(progress, "nat per series") as bar, restored(model):

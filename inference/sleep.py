@@ -54,23 +54,24 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
 
     Processes are scored as a whole and date by date as well, both proper scores: an encoder errs in the level of a
     series more than in its course, one direction of many that the joint density weighs alike, and the one that
-    intervals at single dates are made of. The guide has a draw of the global latents of its own, as it has when it is
-    asked: which of them a series was made with, nobody tells it.
+    intervals at single dates are made of. For these the guide has a draw of the global latents of its own, as it has
+    when it is asked: which of them a series was made with, nobody tells it. As a whole a process is scored with those
+    that it was made with: under a wrong lengthscale its roughness alone would be a surprise of hundreds of nats.
 
     Args:
         vae: the model; only its encoder gets gradients.
         batch: patches to dream of.
     """
     with torch.no_grad():
-        drawn, simulated = dream(vae, batch, vae.draw_globals())
-        shared = vae.draw_globals()
-    posterior = vae.posterior(vae.encode(simulated), batch.dates, shared)
+        shared, own = vae.draw_globals(), vae.draw_globals()
+        drawn, simulated = dream(vae, batch, shared)
+    sites = vae.encode(simulated)
+    told, asked = (vae.posterior(sites, batch.dates, known) for known in (shared, own))
     truth = {name: value[batch.pixels] for name, value in drawn.items()}
-    total = posterior.static.log_prob(truth["static"]).sum()
-    for name in posterior.names[1:]:
-        conditional = posterior.conditional(name, truth)
-        for density in (conditional.log_prob, conditional.datewise_log_prob):
-            total = total + density(truth[name]).sum()
+    total = told.static.log_prob(truth["static"]).sum()
+    for name in told.names[1:]:
+        total = total + told.conditional(name, truth).log_prob(truth[name]).sum()
+        total = total + asked.conditional(name, truth).datewise_log_prob(truth[name]).sum()
     return -batch.scale * total
 
 

@@ -65,8 +65,8 @@ def test_where_nothing_is_seen_the_loss_is_that_of_the_prior(model, batch):
     found = recovery_loss(model, batch)
     with torch.no_grad():
         torch.manual_seed(3)
-        drawn, _ = dream(model, batch, model.draw_globals())
-        shared = model.draw_globals()
+        shared, _ = model.draw_globals(), model.draw_globals()
+        drawn, _ = dream(model, batch, shared)
         drawn = {name: value[batch.pixels] for name, value in drawn.items()}
         expected = -sum(p.log_prob(drawn[n]).sum() for n, p in model.priors(batch.dates, shared).items())
         expected = expected - sum(Normal(0, 1).log_prob(v).sum() for n, v in drawn.items() if n != "static")
