@@ -14,6 +14,7 @@ from torch import Tensor
 from inference.exclusive import redrawn
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data.batches import Batch
+from pi_vae.data.kinds import kind_of
 
 __all__ = ["Group", "fair_quantile", "groups", "present", "seeded"]
 
@@ -83,8 +84,7 @@ def present(model: PhysicsVAE, cube: xr.DataTree) -> dict[str, tuple[str, ...]]:
     found, gone = {}, []
     for name, m in model.modalities.items():
         if name in cube.children:
-            node = cube[name].to_dataset()
-            there = node["pol" if "backscatter" in node else "band"].values
+            there = cube[name][kind_of(name).channel].values
             lacking = [c for c in m.channels if c not in there]
             if len(lacking) < len(m.channels):
                 found[name] = m.channels

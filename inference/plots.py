@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
+import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -21,6 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from inference.prediction import FLAGS
 from inference.training import PHASE_IN
+from pi_vae.data.kinds import kind_of
 from pi_vae.variables import CATALOGUE
 
 __all__ = ["elbo", "pixel_series", "reconstruction", "residual_map", "variable_map", "withheld_skill"]
@@ -322,12 +324,11 @@ def _pairs(maps: xr.Dataset, cube: xr.DataTree, modality: str):
     node, rebuilt = cube[modality].to_dataset(), maps[f"{modality}_mean"]
     if "point" in node.dims:
         node = node.drop_vars(["x", "y"], errors="ignore").rename(point="y").expand_dims(x=1)
-    name, dim = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
+    kind = kind_of(modality)
     node = node.sel(time=maps[f"{modality}_time"].values)
     seen = node["valid"] & ~node["withheld"] if "withheld" in node else node["valid"]
     seen = seen.transpose("time", "y", "x").values & np.isfinite(rebuilt.isel({f"{modality}_channel": 0}).values)
     for channel in rebuilt[f"{modality}_channel"].values.tolist() if seen.any() else []:
-        x = node[name].sel({dim: channel}).transpose("time", "y", "x").values[seen].astype(float)
+        x = node[kind.values].sel({kind.channel: channel}).transpose("time", "y", "x").values[seen].astype(float)
         y = rebuilt.sel({f"{modality}_channel": channel}).values[seen]
-        x = 10 * np.log10(np.maximum(x, 1e-6)) if name == "backscatter" else x
-        yield channel, rebuilt.attrs.get("units", "1"), x, y.astype(float)
+        yield channel, rebuilt.attrs.get("units", "1"), kind.to_likelihood(torch.from_numpy(x)).numpy(), y.astype(float)

@@ -19,6 +19,7 @@ from inference.draws import fair_quantile, groups, present, seeded
 from inference.training import Run
 from pi_vae import __version__
 from pi_vae.data import validate
+from pi_vae.data.kinds import OPTICAL, kind_of
 from pi_vae.data.patches import Patches
 from pi_vae.data.scene import open_tensors
 from pi_vae.variables import CATALOGUE, Variable
@@ -173,7 +174,7 @@ def _flags(batch, dates: int, shape: tuple[int, int]) -> np.ndarray:
     optical = torch.zeros_like(seen)
     for name, m in batch.modalities.items():
         seen[:, m.index] |= m.mask(batch.pixels)
-        if name.startswith("s2"):
+        if kind_of(name) is OPTICAL:
             optical[:, m.index] |= m.mask(batch.pixels)
     bits = (~seen.any(1, keepdim=True), ~seen, ~optical)
     flags = sum(bit.expand_as(seen).to(torch.uint8) * value for bit, value in zip(bits, FLAGS.values(), strict=True))

@@ -25,7 +25,8 @@ class Modality(nn.Module):
     """What every modality offers the model.
 
     Args:
-        operator: forward model, ``operator(variables, geometry) -> [..., C]``, with ``variables`` names.
+        operator: forward model, ``operator(variables, geometry) -> [..., C]``, with ``variables`` names; where it has
+            names of ``drivers``, it finds these in the geometry too.
         channels: names of its `C` bands or polarisations.
         geometry: names of the angles it reads.
         coefficients: global latents of the operator: name -> prior median.
@@ -53,6 +54,7 @@ class Modality(nn.Module):
         self.operator, self.residual, self.date_effect = operator, residual, date_effect
         self.channels, self.angles = tuple(channels), tuple(geometry)
         self.variables: tuple[str, ...] = tuple(operator.variables)
+        self.drivers: tuple[str, ...] = tuple(getattr(operator, "drivers", ()))
         self.coefficient_names = tuple(coefficients)
         self.coefficients = GlobalLatents(list(coefficients.values()), 0.5) if coefficients else None
         self.noise = GlobalLatents([noise] * len(self.channels), 0.5)
@@ -72,17 +74,27 @@ class Modality(nn.Module):
         Args:
             variables: name -> `[..., T]` physical values.
             geometry: angle -> `[T]` or `[..., T]` degrees.
-            drivers: name -> `[T]` weather, for laws.
+            drivers: name -> `[T]` weather, for laws and for operators that ask for it.
             coefficients: `[G]` coefficients of the operator.
             laws: coefficients of every law; where there are none, their posterior means are taken.
 
         Returns:
             `[..., T, C]` in the units of the likelihood.
+
+        Raises:
+            ValueError: the operator needs a driver that is not given.
         """
         named = dict(variables)
         if coefficients is not None:
             named.update(zip(self.coefficient_names, coefficients.unbind(-1), strict=True))
-        signal = self.to_likelihood(self.operator(named, geometry))
+        lacking = [name for name in self.drivers if name not in drivers]
+        if lacking:
+            raise ValueError(
+                f"The operator of {', '.join(self.channels)} needs the driver {lacking[0]!r}: add it to the node "
+                "'drivers' of the cube."
+            )
+        weather = {name: drivers[name] for name in self.drivers}
+        signal = self.to_likelihood(self.operator(named, {**geometry, **weather}))
         for law, constants in zip(self.laws, laws if laws is not None else [None] * len(self.laws), strict=True):
             signal = signal + law({**variables, **geometry, **drivers}, constants)
         return signal

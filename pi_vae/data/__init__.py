@@ -3,6 +3,7 @@
 from pi_vae.data import samples
 from pi_vae.data.cube import CubeError, CubeWarning, complete, open_cube, validate
 from pi_vae.data.dates import with_dates, with_sensor
+from pi_vae.data.kinds import NodeKind, register
 from pi_vae.data.occlusion import withhold
 from pi_vae.data.readers import read_backscatter, read_geotiffs, read_maja, read_safe, read_stac
 from pi_vae.data.simulate import pattern, simulate
@@ -10,6 +11,7 @@ from pi_vae.data.simulate import pattern, simulate
 __all__ = [
     "CubeError",
     "CubeWarning",
+    "NodeKind",
     "complete",
     "open_cube",
     "pattern",
@@ -18,6 +20,7 @@ __all__ = [
     "read_maja",
     "read_safe",
     "read_stac",
+    "register",
     "samples",
     "simulate",
     "validate",

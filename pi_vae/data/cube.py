@@ -14,6 +14,8 @@ A cube is an `xarray.DataTree` with one node per modality, each with its own dat
     drivers (optional)          air_temperature           (time[, y, x])          K
                                 precipitation             (time[, y, x])          mm since the previous date
 
+Nodes of other sensors have their own variable and angles (`pi_vae.data.kinds`).
+
 Points take the place of the grid with dims ``(time, band, point)``. Dates are UTC, one each, increasing. Grids carry
 ``spatial_ref`` (rioxarray), the same in all nodes. `validate` refuses with one sentence: what was found, where, what to
 do. It reads some of the cube at a time, so that one on disk may be larger than memory; every value is searched for NaN,
@@ -34,15 +36,12 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from pi_vae.data import sentinel1, sentinel2
+from pi_vae.data.kinds import OPTICAL, NodeKind, kind_of, modality_nodes
 from pi_vae.data.search import CubeError, CubeWarning, search
 
 __all__ = ["CubeError", "CubeWarning", "complete", "open_cube", "validate"]
 
 log = logging.getLogger(__name__)
-
-OPTICAL_NODES = ("s2", "s2_10m", "s2_20m", "s2_60m")
-RADAR_NODES = ("s1",)
-MODALITY_NODES = OPTICAL_NODES + RADAR_NODES
 
 _MANY_DATES = 20  # optical dates from which a mask without a single cloud is hard to believe
 
@@ -101,7 +100,7 @@ def complete(cube: xr.DataTree) -> xr.DataTree:
         CubeError: sun angles are missing and the node does not say where on Earth it lies.
     """
     filled: dict[str, xr.Dataset] = {}
-    for name, dataset in _nodes(cube, MODALITY_NODES):
+    for name, dataset in _nodes(cube, modality_nodes()):
         times = dataset.coords.get("time")
         datable = times is not None and times.dtype.kind == "M" and times.size and not times.isnull().any()
         if not datable:
@@ -140,23 +139,19 @@ def validate(cube: xr.DataTree) -> xr.DataTree:
     if not isinstance(cube, xr.DataTree):
         raise CubeError(
             f"A {type(cube).__name__} in place of a cube: give an xarray.DataTree with a node "
-            f"per modality ({', '.join(MODALITY_NODES)}), built with DataTree.from_dict."
+            f"per modality ({', '.join(modality_nodes())}), built with DataTree.from_dict."
         )
-    nodes = dict(_nodes(cube, MODALITY_NODES))
+    nodes = dict(_nodes(cube, modality_nodes()))
     if not nodes:
         found = ", ".join(f"'{name}'" for name in cube.children) or "none"
-        raise CubeError(f"No modality among the nodes of the cube ({found}): name nodes {', '.join(MODALITY_NODES)}.")
+        raise CubeError(f"No modality among the nodes of the cube ({found}): name nodes {', '.join(modality_nodes())}.")
     for name, dataset in nodes.items():
-        values, channel, angles, judge = (
-            ("reflectance", "band", tuple(sentinel2.ANGLES), sentinel2.faults)
-            if name in OPTICAL_NODES
-            else ("backscatter", "pol", ("incidence",), sentinel1.faults)
-        )
-        _raise_first(_layout_faults(name, dataset, values, channel, angles))
+        kind = kind_of(name)
+        _raise_first(_layout_faults(name, dataset, kind))
         _raise_first(_time_faults(name, dataset))
-        seen, usable = search(name, dataset, values, channel)
-        _raise_first(judge(name, dataset, seen))
-        if name in OPTICAL_NODES and usable == 1.0 and dataset.sizes["time"] >= _MANY_DATES:
+        seen, usable = search(name, dataset, kind.values, kind.channel)
+        _raise_first(kind.faults(name, dataset, seen))
+        if kind is OPTICAL and usable == 1.0 and dataset.sizes["time"] >= _MANY_DATES:
             warnings.warn(
                 f"All pixels of all {dataset.sizes['time']} dates usable in node '{name}', variable 'valid': "
                 "no optical series is that clear, so check that clouds and shadows are masked.",
@@ -182,19 +177,15 @@ def _nodes(cube: xr.DataTree, names: tuple[str, ...]) -> Iterator[tuple[str, xr.
 def _missing_angles(name: str, dataset: xr.Dataset, times: np.ndarray) -> dict[str, tuple[np.ndarray, str]]:
     """Angles the node lacks: name -> (`[time]` degrees, where they come from)."""
     new: dict[str, tuple[np.ndarray, str]] = {}
-    nominal = (
-        {"vza": sentinel2.NOMINAL_VZA, "raa": sentinel2.NOMINAL_RAA}
-        if name in OPTICAL_NODES
-        else {"incidence": sentinel1.NOMINAL_INCIDENCE}
-    )
-    if name in OPTICAL_NODES and "sza" not in dataset:
+    kind = kind_of(name)
+    if "sza" in kind.angles and "sza" not in dataset:
         zenith, _ = sentinel2.sun_angles(times, *centre(name, dataset))
         new["sza"] = (zenith, "computed with pvlib from the date and the centre of the cube")
-    if "incidence" in nominal and "incidence" not in dataset:
+    if "incidence" in kind.angles and "incidence" not in dataset:
         angles = _incidence(name, dataset, times)
         if angles is not None:
             new["incidence"] = (angles, "computed from the orbit, the moment of the pass and the centre of the cube")
-    for angle, value in nominal.items():
+    for angle, value in kind.nominal.items():
         if angle not in dataset and angle not in new:
             new[angle] = (np.full(times.size, value, np.float32), f"nominal value {value:g} degrees, not measured")
     return new
@@ -240,8 +231,9 @@ def _crs(name: str, dataset: xr.Dataset) -> CRS | None:
         ) from error
 
 
-def _layout_faults(name: str, dataset: xr.Dataset, values: str, channel: str, angles: tuple[str, ...]) -> Iterator[str]:
+def _layout_faults(name: str, dataset: xr.Dataset, kind: NodeKind) -> Iterator[str]:
     """Faults in the presence, dimensions and types of variables."""
+    values, channel, angles = kind.values, kind.channel, kind.angles
     for variable in (values, "valid", *angles):
         if variable not in dataset.data_vars:
             mend = "add it, or fill it in with pi_vae.data.complete" if variable in angles else "add it"
@@ -262,7 +254,7 @@ def _layout_faults(name: str, dataset: xr.Dataset, values: str, channel: str, an
         if size == 0 and dim != "time":
             yield f"Length 0 of dimension '{dim}' in node '{name}', variable '{values}': give at least one {dim}."
     if channel not in dataset.coords:
-        yield f"Unnamed {channel}s in node '{name}', coordinate '{channel}': name them, such as {_EXAMPLE[channel]}."
+        yield f"Unnamed {channel}s in node '{name}', coordinate '{channel}': name them, such as {kind.example}."
     if dataset["valid"].dtype != bool:
         yield (
             f"Type {dataset['valid'].dtype} in node '{name}', variable 'valid': "
@@ -271,12 +263,8 @@ def _layout_faults(name: str, dataset: xr.Dataset, values: str, channel: str, an
     if dataset[values].dtype.kind != "f":
         yield (
             f"Type {dataset[values].dtype} (raw digital numbers) in node '{name}', variable '{values}': "
-            f"convert to {_UNIT[values]} as float32."
+            f"convert to {kind.unit} as float32."
         )
-
-
-_EXAMPLE = {"band": "B02 B03 B04", "pol": "VV VH"}
-_UNIT = {"reflectance": "reflectance in 0-1", "backscatter": "linear power"}
 
 
 def _time_faults(name: str, dataset: xr.Dataset) -> Iterator[str]:

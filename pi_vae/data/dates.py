@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from pi_vae.data import sentinel2
-from pi_vae.data.cube import MODALITY_NODES, OPTICAL_NODES, CubeError, centre, complete
-from pi_vae.data.sentinel1 import s1_node
+from pi_vae.data.cube import CubeError, centre, complete
+from pi_vae.data.kinds import kind_of, modality_nodes
 
 __all__ = ["with_dates", "with_sensor"]
 
@@ -49,7 +49,7 @@ def with_dates(cube: xr.DataTree, times: Sequence | np.ndarray) -> xr.DataTree:
     if not asked.size or np.isnat(asked).any():
         raise ValueError("times is empty or holds NaT: give at least one date, and only dates.")
     nodes = {name: node.to_dataset() for name, node in cube.children.items()}
-    for name in MODALITY_NODES:
+    for name in modality_nodes():
         if name in nodes:
             nodes[name] = _extended(name, nodes[name], asked)
     return xr.DataTree.from_dict({"/": cube.to_dataset(), **nodes})
@@ -74,9 +74,8 @@ def with_sensor(cube: xr.DataTree, name: str, channels: Sequence[str], like: str
     valid = xr.zeros_like(node["valid"], dtype=bool)
     sizes = [valid.sizes[dim] for dim in valid.dims]
     values = np.full((sizes[0], len(channels), *sizes[1:]), np.nan, np.float32)
-    build = sentinel2.s2_node if name in OPTICAL_NODES else s1_node
     place = {k: node[k].values for k in ("x", "y") if k in node.coords}
-    added = build(values, node.time.values, list(channels), valid=valid.values, **place)
+    added = kind_of(name).node(values, node.time.values, list(channels), valid=valid.values, **place)
     if "spatial_ref" in node.coords:
         added = added.assign_coords(spatial_ref=node["spatial_ref"])
     nodes = {key: child.to_dataset() for key, child in cube.children.items()}
@@ -89,13 +88,13 @@ def _extended(name: str, node: xr.Dataset, asked: np.ndarray) -> xr.Dataset:
     if not new.size:
         return node
     both = np.union1d(old, new)
-    angles = (*sentinel2.ANGLES, "incidence", *OWN)
-    nearest = [v for v in node.data_vars if v in angles and "time" in node[v].dims]
+    kind = kind_of(name)
+    nearest = [v for v in node.data_vars if v in (*kind.angles, *OWN) and "time" in node[v].dims]
     fill = {v: False for v in ("valid", "withheld") if v in node}
     attrs = {v: node[v].attrs for v in node.variables}
-    extended = node.drop_vars(nearest).reindex(time=both, fill_value={**fill, "reflectance": np.nan})
+    extended = node.drop_vars(nearest).reindex(time=both, fill_value={**fill, kind.values: np.nan})
     extended = extended.assign({v: node[v].reindex(time=both, method="nearest") for v in nearest})
-    if name in OPTICAL_NODES and "sza" in nearest:
+    if "sza" in nearest:
         extended["sza"] = _sun(name, extended, np.isin(both, new), old)
     for variable, meaning in attrs.items():
         extended[variable].attrs.update(meaning)

@@ -8,6 +8,7 @@ import xarray as xr
 from pyro import poutine
 
 from pi_vae.data.cube import complete
+from pi_vae.data.kinds import NodeKind, kind_of
 from pi_vae.data.sentinel1 import s1_node
 from pi_vae.data.sentinel2 import s2_node
 from pi_vae.data.tensors import CubeTensors
@@ -59,7 +60,7 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
                     target[name][..., *spots] = image
     nodes = {name: node.to_dataset() for name, node in cube.children.items() if name != "truth"}
     for name in data.modalities:
-        nodes[name] = _replace(nodes[name], drawn[name], data.channels[name], data.points)
+        nodes[name] = _replace(kind_of(name), nodes[name], drawn[name], data.channels[name], data.points)
     nodes["truth"] = _truth(model, data, truth, shared)
     return xr.DataTree.from_dict(nodes)
 
@@ -114,14 +115,15 @@ def _fields(model, batch, sites, shared) -> dict[str, torch.Tensor]:
     return fields
 
 
-def _replace(node: xr.Dataset, values: np.ndarray, channels: tuple[str, ...], points: bool) -> xr.Dataset:
+def _replace(
+    kind: NodeKind, node: xr.Dataset, values: np.ndarray, channels: tuple[str, ...], points: bool
+) -> xr.Dataset:
     """The node with simulated values `[T, C, y, x]` of the channels where it was valid."""
-    variable, channel = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
+    variable, channel = kind.values, kind.channel
     space = ("point",) if points else ("y", "x")
     node = node.sel({channel: list(channels)})
     values = values[..., 0] if points else values
-    if variable == "backscatter":
-        values = 10 ** (values / 10)
+    values = kind.from_likelihood(values)
     valid = node["valid"].transpose("time", *space)
     array = xr.DataArray(
         np.where(valid.values[:, None], values, np.nan).astype(np.float32),

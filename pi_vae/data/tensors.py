@@ -17,15 +17,13 @@ import xarray as xr
 from torch import Tensor
 
 from pi_vae.data.batches import Batch, ModalityBatch
+from pi_vae.data.kinds import kind_of
 from pi_vae.data.patches import Patches
 
 __all__ = ["CubeTensors", "days", "factors_of", "nodes_of"]
 
-GEOMETRY = {"s2": ("sza", "vza", "raa"), "s1": ("incidence",)}
 log = logging.getLogger(__name__)
 
-#: What no surface and no noise comes to; a single number beyond would bend a whole fit.
-POSSIBLE = {"reflectance": (-1.0, 5.0), "backscatter": (-1.0, 1e4)}
 DRIVERS = ("air_temperature", "precipitation")
 
 
@@ -190,7 +188,8 @@ def _modality(
     factor: int,
     partial: bool,
 ) -> ModalityBatch:
-    variable, dim = ("backscatter", "pol") if "backscatter" in node else ("reflectance", "band")
+    kind = kind_of(name)
+    variable, dim = kind.values, kind.channel
     absent = [c for c in channels if c not in node[dim].values]
     if absent and not partial:
         raise ValueError(
@@ -203,7 +202,7 @@ def _modality(
     table = node[variable].reindex({dim: list(channels)}, fill_value=1.0).transpose("time", dim, *space)
     values, given = torch.from_numpy(table.values.astype(np.float32)), torch.tensor([c not in absent for c in channels])
     valid = torch.from_numpy(node["valid"].transpose("time", *space).values.astype(bool))
-    low, high = POSSIBLE[variable]
+    low, high = kind.possible  # a single number beyond would bend a whole fit
     possible = ((values >= low) & (values <= high)).all(1)
     lost = int((valid & ~possible).sum())
     if lost:
@@ -217,13 +216,12 @@ def _modality(
             high,
         )
     valid = valid & possible
-    if variable == "backscatter":
-        values = 10 * torch.log10(values.clamp_min(1e-6))
+    values = kind.to_likelihood(values)
     seen = valid
     if "withheld" in node:
         seen = valid & ~torch.from_numpy(node["withheld"].transpose("time", *space).values.astype(bool))
     geometry = {}
-    for angle in GEOMETRY.get(name.split("_")[0], ()):
+    for angle in kind.angles:
         degrees = node[angle]
         over = degrees.dims == ("time",) or degrees.ndim == 0
         array = degrees.broadcast_like(node["time"]).values if over else degrees.transpose("time", *space).values
