@@ -142,7 +142,7 @@ def correlates(tree: xr.DataTree, series: Series, name: str, scores: np.ndarray)
     seasons = [np.broadcast_to(f(k * angle), shape) for k in (1, 2) for f in (np.sin, np.cos)]
     row = {"field": by_group(scores, 1), "date": by_group(scores, 0), "season": explained(scores, seasons)}
     if series.weather is not None:
-        where = constant["row"].values if len(series.weather) > 1 else np.zeros(shape[0], int)
+        where = constant["pixel_row"].values if len(series.weather) > 1 else np.zeros(shape[0], int)
         for i, label in enumerate(("temperature", "precipitation")):
             row[label] = explained(scores, [series.weather[where][:, at, i]])
     if name == "s1":
@@ -153,7 +153,7 @@ def correlates(tree: xr.DataTree, series: Series, name: str, scores: np.ndarray)
         mean = tree["posterior"][variable].mean(("chain", "draw")).transpose("pixel", "time").values
         row[label] = explained(scores, [mean[:, at]])
     if series.grid:
-        row["near"] = neighbours(scores, (constant["row"].values, constant["column"].values))
+        row["near"] = neighbours(scores, (constant["pixel_row"].values, constant["pixel_column"].values))
     return row
 
 
@@ -164,12 +164,14 @@ def figure(path: Path, tree: xr.DataTree, series: Series, name: str, scores: np.
     mean = np.nanmean(np.where(np.isfinite(scores).any(1, keepdims=True), scores, 0.0), 1)
     limit = max(np.abs(mean).max(), 1e-6)
     if series.grid:
-        image = np.full((constant["row"].values.max() + 1, constant["column"].values.max() + 1), np.nan)
-        image[constant["row"].values, constant["column"].values] = mean
+        image = np.full((constant["pixel_row"].values.max() + 1, constant["pixel_column"].values.max() + 1), np.nan)
+        image[constant["pixel_row"].values, constant["pixel_column"].values] = mean
         shown = left.imshow(image, cmap="PuOr", vmin=-limit, vmax=limit)
     else:
         place = (
-            [constant[axis].values for axis in ("x", "y")] if "x" in constant.coords else [constant["row"].values] * 2
+            [constant[axis].values for axis in ("x", "y")]
+            if "x" in constant.coords
+            else [constant["pixel_row"].values] * 2
         )
         shown = left.scatter(*place, c=mean, s=12, cmap="PuOr", vmin=-limit, vmax=limit)
     fig.colorbar(shown, ax=left, label="noise scales", shrink=0.8)

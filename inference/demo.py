@@ -214,7 +214,7 @@ def _figures(run: Run, cube: xr.DataTree, maps: xr.Dataset, tree: xr.DataTree, l
 
 def _withheld_series(cube: xr.DataTree, tree: xr.DataTree, pixel: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Withheld observations of a pixel: modality -> dates and values `[date, channel]`, radar in dB."""
-    place = {"y": int(tree.posterior.row[pixel]), "x": int(tree.posterior.column[pixel])}
+    place = {"y": int(tree.posterior.pixel_row[pixel]), "x": int(tree.posterior.pixel_column[pixel])}
     series = {}
     for name, variable in (("s2", "reflectance"), ("s1", "backscatter")):
         node = cube[name].to_dataset().isel(place)

@@ -52,8 +52,8 @@ def posterior(
         DataTree with the groups of ArviZ: ``posterior`` (variables `(chain, draw, pixel, time)` or
         `(chain, draw, pixel)`, with phenology also ``season_peak`` and ``season_end``, residuals, global latents),
         ``posterior_predictive`` and ``observed_data`` (`(…, pixel, <modality>_time, <channel>)`), ``log_likelihood``
-        (`(…, pixel, <modality>_time)`), ``constant_data`` (masks and geometry). Units are attributes; `row`, `column`
-        (and `y`, `x`) locate pixels.
+        (`(…, pixel, <modality>_time)`), ``constant_data`` (masks and geometry). Units are attributes; `pixel_row`,
+        `pixel_column` (and `y`, `x`) locate pixels.
 
     Raises:
         CubeError: the cube breaks the data contract.
@@ -242,7 +242,8 @@ def choose_pixels(pixels, data: Patches, seed: int) -> tuple[torch.Tensor, torch
 def pixel_location(cube: xr.DataTree, data: Patches, rows: torch.Tensor, columns: torch.Tensor) -> dict:
     """Coordinates of the dimension ``pixel`` of a table: where in the cube each lies."""
     node = cube[data.finest].to_dataset()
-    location = {"pixel": np.arange(len(rows)), "row": ("pixel", rows.numpy()), "column": ("pixel", columns.numpy())}
+    location: dict[str, object] = {"pixel": np.arange(len(rows))}
+    location |= {f"pixel_{axis}": ("pixel", index.numpy()) for axis, index in (("row", rows), ("column", columns))}
     if not data.points and "x" in node.coords:
         location |= {"y": ("pixel", node.y.values[rows.numpy()]), "x": ("pixel", node.x.values[columns.numpy()])}
     return location

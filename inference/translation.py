@@ -99,7 +99,7 @@ def translate(
 def _observed(run: Run, cube: xr.DataTree, empty: xr.Dataset, target: str) -> xr.Dataset:
     """What the target saw at the pixels of a tree, withheld or not."""
     m = CubeTensors.read(cube, present(run.model, cube), score_withheld=True, partial=True).modalities[target]
-    place = (empty["row"].values, empty["column"].values)
+    place = (empty["pixel_row"].values, empty["pixel_column"].values)
     values, valid = m.values[0].numpy()[:, :, *place], m.valid[0].numpy()[:, *place]
     series = np.where(valid[:, None] & m.given.numpy()[:, None], values, np.nan).transpose(2, 0, 1)
     return empty.assign({target: empty[target].copy(data=series)})

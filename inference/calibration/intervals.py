@@ -145,13 +145,13 @@ def at_pixels(truth: xr.Dataset, posterior: xr.Dataset) -> xr.Dataset:
 
     Args:
         truth: fields `(..., y, x)` or `(..., point)` of the whole cube, such as ``cube["truth"]`` of a simulation.
-        posterior: dataset with ``row`` and ``column`` by pixel, as `inference.posterior` gives it.
+        posterior: dataset with ``pixel_row`` and ``pixel_column`` by pixel, as `inference.posterior` gives it.
 
     Returns:
         The fields that lie on the grid, with a dimension ``pixel`` in place of the grid's.
     """
-    rows = posterior["row"].variable
-    columns = posterior["column"].variable
+    rows = posterior["pixel_row"].variable
+    columns = posterior["pixel_column"].variable
     fields = {}
     for name, field in truth.data_vars.items():
         if {"y", "x"} <= set(field.dims):

@@ -232,8 +232,8 @@ def _blocks(constant: xr.Dataset, pixels: int) -> np.ndarray:
 
     Equal sizes let blocks trade places in the null; without row and column, neighbours in the list make a block.
     """
-    if "row" in constant.coords and "column" in constant.coords:
-        place = np.column_stack([constant.row.values, constant.column.values]).astype(float)
+    if "pixel_row" in constant.coords and "pixel_column" in constant.coords:
+        place = np.column_stack([constant.pixel_row.values, constant.pixel_column.values]).astype(float)
     else:
         place = np.arange(pixels, dtype=float)[:, None]
     labels = np.zeros(pixels, dtype=int)

@@ -72,7 +72,7 @@ def test_the_log_density_is_that_of_the_program(run, simulated):
 def test_a_pixel_without_observation_needs_no_correction_and_one_with_needs_it(run, simulated):
     """Nothing seen: the guide is the prior, hence exact; seen, an encoder that was never trained is far off."""
     table = importance(run, simulated, draws=400, pixels=PIXELS, seed=1)
-    assert table["row"].values.tolist() == [0, 9, 4, 2]
+    assert table["pixel_row"].values.tolist() == [0, 9, 4, 2]
     assert bool(table["reliable"][0]) and float(table["effective"][0]) == pytest.approx(400, rel=0.02)
     assert (table["khat"][1:] > table.attrs["threshold"]).all() and not table["reliable"][1:].any()
     assert (table["effective"][1:] < 40).all()

@@ -112,7 +112,7 @@ def test_posterior_trees_are_scored_against_the_cube_and_against_the_observation
     tree = posterior(run, simulated, draws=20, pixels=12, seed=0)
     group = tree["posterior"].to_dataset()
     truth = at_pixels(simulated["truth"].to_dataset(), group)
-    place = int(group["row"][5]), int(group["column"][5])
+    place = int(group["pixel_row"][5]), int(group["pixel_column"][5])
     field = simulated["truth"]["lai"].transpose("y", "x", "time").values
     assert np.array_equal(truth["lai"].transpose("pixel", "time").values[5], field[place])
     table = coverage(group, truth, [0.9])

@@ -58,7 +58,7 @@ def make_tree(
         "s1_seen": (("pixel", "s1_time"), rng.random((pixels, dates)) < 0.95),
         "air_temperature": (("time",), temperature),
     }
-    place = {"row": ("pixel", np.arange(pixels) // 8), "column": ("pixel", np.arange(pixels) % 8)}
+    place = {"pixel_row": ("pixel", np.arange(pixels) // 8), "pixel_column": ("pixel", np.arange(pixels) % 8)}
     coords = {"time": times, "s1_channel": ["VV", "VH"]}
     return xr.DataTree.from_dict(
         {

@@ -48,7 +48,7 @@ def test_features_are_those_of_the_pixel_alone_and_stable(run, simulated, table)
     alone = embed(run, simulated, TIMES, pixels=[(4, 5)])
     means = (table.part != "uncertainty").values
     assert np.allclose(alone.features.values[0, means], table.features.values[2, means], atol=1e-4)
-    assert (alone.row.item(), alone.column.item()) == (4, 5)
+    assert (alone.pixel_row.item(), alone.pixel_column.item()) == (4, 5)
 
 
 def test_means_agree_with_draws_of_the_posterior(run, simulated, table):

@@ -66,7 +66,7 @@ def tree() -> xr.DataTree:
         observed[name] = (axes, np.where(seen[..., None], noisy, np.nan), {"units": unit})
         constant[f"{name}_seen"] = (axes[:2], seen)
         coords |= {axes[1]: time, axes[2]: list(CHANNELS[name])}
-    place = {"row": ("pixel", np.arange(PIXELS) // 6), "column": ("pixel", np.arange(PIXELS) % 6)}
+    place = {"pixel_row": ("pixel", np.arange(PIXELS) // 6), "pixel_column": ("pixel", np.arange(PIXELS) % 6)}
     groups = {
         "posterior": (posterior, {"time": time, "s1_channel": coords["s1_channel"]}),
         "posterior_predictive": (predictive, coords),

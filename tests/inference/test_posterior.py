@@ -53,7 +53,7 @@ def test_groups_dims_and_units_are_those_of_the_documentation(tree, simulated, b
 
 def test_pixels_carry_their_place(tree, simulated):
     group = tree["posterior"]
-    assert list(zip(group["row"].values.tolist(), group["column"].values.tolist(), strict=True)) == PIXELS
+    assert list(zip(group["pixel_row"].values.tolist(), group["pixel_column"].values.tolist(), strict=True)) == PIXELS
     assert np.array_equal(group["y"], simulated["s2"]["y"].values[[0, 9, 4]])
     assert np.array_equal(group["x"], simulated["s2"]["x"].values[[0, 11, 5]])
 
@@ -112,8 +112,13 @@ def test_the_seed_decides_the_draws_and_disturbs_nobody(run, simulated):
     first, second, other = (posterior(run, simulated, draws=8, pixels=5, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), state)
     assert first.identical(second)
-    assert not np.array_equal(first["posterior"]["row"], other["posterior"]["row"]) or not first.equals(other)
-    assert len(set(zip(first["posterior"]["row"].values, first["posterior"]["column"].values, strict=True))) == 5
+    assert not np.array_equal(first["posterior"]["pixel_row"], other["posterior"]["pixel_row"]) or not first.equals(
+        other
+    )
+    assert (
+        len(set(zip(first["posterior"]["pixel_row"].values, first["posterior"]["pixel_column"].values, strict=True)))
+        == 5
+    )
 
 
 def test_all_pixels_see_the_same_draws_of_the_global_latents(run, simulated):
@@ -122,7 +127,7 @@ def test_all_pixels_see_the_same_draws_of_the_global_latents(run, simulated):
     alone = posterior(run, simulated, draws=60, pixels=[(8, 3)])["posterior"]
     assert np.array_equal(whole["global_lengthscale"], alone["global_lengthscale"])
     assert len(np.unique(whole["global_lengthscale"].values[0, :, 0])) == 25
-    assert whole["row"].values.tolist() == np.repeat(np.arange(10), 12).tolist()
+    assert whole["pixel_row"].values.tolist() == np.repeat(np.arange(10), 12).tolist()
 
 
 def test_withheld_observations_are_not_used(run, simulated):
@@ -133,7 +138,7 @@ def test_withheld_observations_are_not_used(run, simulated):
         moved[name].dataset = node.assign({variable: node[variable].where(~node["withheld"], 0.5)})
     first, second = (posterior(run, c, draws=8, pixels=20) for c in (cube, moved))
     assert first.identical(second)
-    rows, columns = first["posterior"]["row"].values, first["posterior"]["column"].values
+    rows, columns = first["posterior"]["pixel_row"].values, first["posterior"]["pixel_column"].values
     for name in ("s2", "s1"):
         hidden = cube[name]["withheld"].values[:, rows, columns].T
         assert hidden.any() and np.isnan(first["observed_data"][name].values[hidden]).all()
@@ -204,3 +209,7 @@ def test_a_node_without_any_channel_of_the_model_counts_as_absent(run, simulated
     strange["s2"] = simulated["s2"].to_dataset().assign_coords(band=["B8A", "B11", "B12"])
     found, alone = (posterior(run, c, draws=8, pixels=3) for c in (strange, simulated.drop_nodes("s2")))
     assert found["posterior"].equals(alone["posterior"])
+
+
+def test_no_name_is_one_that_arviz_keeps_for_its_figures(tree):
+    az.plot_forest(tree, var_names=["lai"], coords={"pixel": [0]}, combined=True, backend="none")

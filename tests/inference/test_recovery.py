@@ -23,7 +23,7 @@ def test_lai_is_recovered_with_honest_intervals():
     run = fit(_model(), cube, steps=800, seed=2, progress=False)
     tree = posterior(run, cube, draws=100, pixels=400, seed=0)
     lai = cube["truth"].to_dataset()["lai"].transpose("y", "x", "time").values
-    truth = lai[tree.posterior.row.values, tree.posterior.column.values]
+    truth = lai[tree.posterior.pixel_row.values, tree.posterior.pixel_column.values]
     draws = tree.posterior["lai"].isel(chain=0).transpose("pixel", "time", "draw").values
     r2 = 1 - ((draws.mean(-1) - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
     low, high = np.quantile(draws, [0.05, 0.95], axis=-1)
