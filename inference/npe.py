@@ -97,7 +97,7 @@ def neural_posterior(
             part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
     cubes = (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES) if forget else 1
-    few = pixels // cubes
+    few = max(1, pixels // cubes)
     count = few if data.points else DREAM_PATCHES // cubes
     with progress_bar(progress, "nat per series") as bar, restored(model):
         model.to(fabric.device).train()
