@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 1200] [--draws 200]
         [--simulations 1600] [--series 256] [--rows many fit ...] [--steps 400] [--rounds 2] [--learned 64]
-        [--moves 300] [--refined 40] [--chains 20] [--nuts 20] [--json calibration.json]
+        [--moves 300] [--refined 40] [--chains 20] [--nuts 20] [--weights guide.pt] [--json calibration.json]
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
 Sentinel-2 over wheat from March to July (needs ``pyarrow``), or ``treesat``, a year of both Sentinel-2 orbits and an
@@ -12,7 +12,8 @@ p after Holm's correction, goal 0.01), for
 
 many
     every point a cube of its own, whose global latents are drawn anew as simulation-based calibration asks for, and a
-    guide for all of them: ``neural_posterior(..., forget=True)``, no fit. By default this row alone.
+    guide for all of them: ``neural_posterior(..., forget=True)``, no fit. By default this row alone. ``--weights``
+    keeps that guide in a file, or takes it from there if the file exists, to judge it anew (another ``--seed``).
 
 The other rows have one cube, all of whose points share one draw of the global latents, and a model that is fitted to
 it. What they say holds for that draw: where the global latents are found with some error, all points have it.
@@ -63,6 +64,7 @@ from pi_vae.data.tensors import CubeTensors
 from pi_vae.physics import compile_kernels
 
 ROWS = ("many", "fit", "chains and simulations", "simulations, globals known", "importance", "chains")
+PIECE = 200  # points
 
 
 def folder() -> Path:
@@ -132,6 +134,27 @@ def alternate(run: Run, cube: xr.DataTree, args: argparse.Namespace, learning: d
         seed = args.seed + number
         learn_globals(run, cube, args.moves, args.learned, seed, progress=False)
         neural_posterior(run, cube, args.simulations, **learning | {"seed": seed})
+
+
+def guide(run: Run, cube: xr.DataTree, args: argparse.Namespace, learning: dict) -> None:
+    """A guide for any cube, learnt or taken from a file."""
+    if args.weights and args.weights.exists():
+        run.model.load_state_dict(torch.load(args.weights, weights_only=True))
+        run.model.eval()
+        return
+    neural_posterior(run, cube, args.simulations, forget=True, **learning)
+    if args.weights:
+        torch.save(run.model.state_dict(), args.weights)
+
+
+def in_pieces(run: Run, cube: xr.DataTree, args: argparse.Namespace) -> xr.DataTree:
+    """Draws of the variables of all points, with the predictive of some points at a time."""
+    pieces = []
+    for start in range(0, args.points, PIECE):
+        points = [(i, 0) for i in range(start, min(start + PIECE, args.points))]
+        tree = posterior(run, cube, args.draws, points, seed=args.seed)
+        pieces.append(tree["posterior"].to_dataset()[[*run.model.dynamic, *run.model.static]])
+    return xr.DataTree.from_dict({"posterior": xr.concat(pieces, "pixel", data_vars="minimal")})
 
 
 def global_errors(model: PhysicsVAE, truth: xr.Dataset) -> dict[str, float]:
@@ -216,6 +239,7 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=20)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--nuts", type=int, default=0, help="points to compare with NUTS")
+    parser.add_argument("--weights", type=Path, help="of the guide for any cube")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=["many"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("calibration.json"))
@@ -237,7 +261,7 @@ def main() -> None:
     run = Run(model)
     every = Run(copy.deepcopy(model))
     stages = {
-        "many": lambda: neural_posterior(every, others, args.simulations, forget=True, **learning),
+        "many": lambda: guide(every, others, args, learning),
         "fit": lambda: fit(model, cube, args.steps, **training),
         "chains and simulations": lambda: alternate(run, cube, args, learning),
         "simulations, globals known": lambda: neural_posterior(
@@ -245,7 +269,7 @@ def main() -> None:
         ),
     }
     asked = {
-        "many": lambda: posterior(every, others, args.draws, seed=args.seed),
+        "many": lambda: in_pieces(every, others, args),
         "importance": lambda: refine(run, cube, args.draws, **some),
         "chains": lambda: posterior(run, cube, args.draws, refine="chains", chains=args.chains, **some),
     }

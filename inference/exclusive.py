@@ -92,9 +92,10 @@ def _drawn(
         cholesky = torch.linalg.cholesky(identity + across)
         pulled = torch.einsum("kts,ck,ntc,dntc->ndks", rows, loading, weight, left).flatten(2)
         mean = torch.cholesky_solve(pulled.mT, cholesky).mT.unflatten(-1, (count, dates))
-        # variance of what the residual adds, from half of P^-1
-        half = torch.einsum("ck,kts->tcks", loading, rows).flatten(2)
-        spread = torch.linalg.solve_triangular(cholesky.unsqueeze(1), half.mT, upper=False).square().sum(-2)
+        # variance of what the residual adds, from the covariance of the processes at every date
+        half = torch.linalg.solve_triangular(cholesky, torch.block_diag(*rows).mT, upper=False)
+        half = half.unflatten(-1, rows.shape[:2])
+        spread = torch.einsum("ck,nikt,nilt,cl->ntc", loading, half, half, loading)
         added = torch.einsum("ck,kts,ndks->ndtc", loading, rows, mean).transpose(0, 1)
         square = (left - added).square().mean(0) + spread
     noise_free = torch.linalg.solve_triangular(cholesky.mT, torch.randn_like(mean.flatten(2)).mT, upper=True).mT

@@ -40,7 +40,7 @@ from pi_vae.priors import GlobalLatents, NormalLatents
 
 __all__ = ["neural_posterior"]
 
-TOGETHER = 64  # series of a step that share a draw of forgotten global latents
+TOGETHER = 128  # series of a step that share a draw of forgotten global latents
 
 
 def neural_posterior(

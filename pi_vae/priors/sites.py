@@ -265,9 +265,11 @@ class SitePosterior(TorchDistribution):
         deviation = value - self.mean
         if self.coupling is None:
             return deviation
-        own = deviation.unbind(-2)
-        leans = [self._lean(v, own[:v], value.shape[:-2]) for v in range(len(own))]
-        return deviation - self.sharp.values(torch.stack(leans, -2))
+        earlier = self.earlier.expand(*value.shape[:-2], *self.earlier.shape[-2:])
+        known = torch.cat([earlier, deviation], -2).transpose(-1, -2).unsqueeze(-3)
+        read = torch.ones(self.coupling.shape[-3], known.shape[-1], device=value.device).tril(earlier.shape[-2] - 1)
+        leans = (self.coupling * read.unsqueeze(-2) * known).sum(-1)
+        return deviation - self.sharp.values(self.sharp.solve(leans))
 
     def divergence(self) -> Tensor:
         """`[*batch]` Kullback-Leibler divergence from the prior, in nats.

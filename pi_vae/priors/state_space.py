@@ -30,7 +30,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pi_vae.priors.markov import Filter, Observe, Simulate, Smooth, Spread, Transitions, columns, noise_factors
+from pi_vae.priors.markov import (
+    Enter,
+    Filter,
+    Leave,
+    Observe,
+    Simulate,
+    Smooth,
+    Spread,
+    Transitions,
+    columns,
+    noise_factors,
+)
 
 __all__ = ["StateSpace", "StateSpaceGiven"]
 
@@ -129,14 +140,13 @@ class StateSpace:
         value = value.reshape(-1, series, *value.shape[-2:])
         if self.order is not None:
             value = value[..., self.order]
-        return value.permute(3, 0, 2, 1).to(torch.float64, memory_format=torch.contiguous_format)
+        return Enter.apply(value)
 
     def leave(self, value: Tensor, shape: torch.Size) -> Tensor:
         """`[T, draws, V, series]` -> `[*shape, V, T]` in the order of the dates."""
         if self.order is not None:
             value = value[torch.argsort(self.order)]
-        value = value.permute(1, 3, 2, 0).to(self.dtype, memory_format=torch.contiguous_format)
-        return value.reshape(*shape, value.shape[2], self.shape[1])
+        return Leave.apply(value, self.dtype).reshape(*shape, value.shape[2], self.shape[1])
 
     @functools.cached_property
     def _certain(self) -> Filter:

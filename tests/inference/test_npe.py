@@ -40,7 +40,7 @@ def test_what_is_forgotten_is_the_prior_again(build, simulated):
 
 
 def test_what_is_forgotten_is_drawn_many_times_a_step(build, points, monkeypatch):
-    model, simulated_with, options = build(), [], {"steps": 1, "pixels": 130, "device": "cpu", "progress": False}
+    model, simulated_with, options = build(), [], {"steps": 1, "pixels": 260, "device": "cpu", "progress": False}
     expected = model.expected
     monkeypatch.setattr(
         model, "expected", lambda name, *rest: simulated_with.append(rest[-1]["lengthscale"]) or expected(name, *rest)

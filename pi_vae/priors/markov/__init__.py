@@ -23,8 +23,20 @@ thousand at a time, as many as stay in the cache.
 
 from pi_vae.priors.markov.cascade import Transitions, columns, noise_factors
 from pi_vae.priors.markov.filter import Filter
+from pi_vae.priors.markov.layout import Enter, Leave
 from pi_vae.priors.markov.simulate import Observe, Simulate
 from pi_vae.priors.markov.smooth import Smooth
 from pi_vae.priors.markov.spread import Spread
 
-__all__ = ["Filter", "Observe", "Simulate", "Smooth", "Spread", "Transitions", "columns", "noise_factors"]
+__all__ = [
+    "Enter",
+    "Filter",
+    "Leave",
+    "Observe",
+    "Simulate",
+    "Smooth",
+    "Spread",
+    "Transitions",
+    "columns",
+    "noise_factors",
+]

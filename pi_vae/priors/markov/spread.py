@@ -30,12 +30,15 @@ class Spread(torch.autograd.Function):
             pieces = (x[..., part] for x in (precision.detach(), variance, log_det, reduction))
             _variances(filtered.transitions, gains, *pieces)
         ctx.filtered, ctx.learns = filtered, any(ctx.needs_input_grad[2:])
+        ctx.save_for_backward(variance)
         ctx.set_materialize_grads(False)
         return log_det, reduction, variance
 
     @staticmethod
     def backward(ctx, by_log_det: Tensor | None, by_reduction: Tensor | None, by_variance: Tensor | None):
         move, precision = ctx.filtered.transitions, ctx.filtered.precision
+        if by_reduction is None and by_variance is None and not ctx.learns:  # the variances are this derivative
+            return None, ctx.saved_tensors[0] * by_log_det, *[None] * (1 + len(move.sizes))
         none = torch.zeros_like(precision[0])
         by_log_det, by_reduction = (none if x is None else x for x in (by_log_det, by_reduction))
         by_precision = torch.empty_like(precision)
