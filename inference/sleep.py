@@ -20,7 +20,6 @@ from torch import Tensor
 
 from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
-from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 from pi_vae.priors import SpatialPrior
 
@@ -78,9 +77,10 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
 def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Batch]:
     """Patches that could be those of the batch, drawn from the model and observed as the batch is.
 
-    A latent is what the guide remembers of the place, its posterior mean, and for the share of the prior's variance
-    that is missing there, a fresh draw from the prior, in part common to a region as in a field. So the dream has the
-    variance of the prior and the texture of the scene.
+    A latent is what the guide remembers of the place, its posterior mean, and for the variance that is missing there,
+    a fresh draw from the prior, in part common to a region as in a field. The variance is that of the patches, of
+    draws of their posterior (the step of expectation maximisation for a prior variance), at most that of the prior. So
+    the dream has the variance and the texture of the scene.
 
     Args:
         vae: the model.
@@ -98,7 +98,9 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
     else:
         known = vae.posterior(vae.encode(everywhere), batch.dates, shared)
         region = _regions(patches, height, width, batch.dates.device)
-        drawn = {name: _textured(prior, known, name, region, batch.shape) for name, prior in priors.items()}
+        means = {"static": known.static.mean, **{name: process.mean for name, process in known.processes.items()}}
+        believed = known.rsample()
+        drawn = {n: _textured(prior, means[n], believed[n], region, batch.shape) for n, prior in priors.items()}
     latents = vae.latents(drawn, batch.dates, shared)
     modalities = {}
     for name, observed in batch.modalities.items():
@@ -112,18 +114,18 @@ def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dic
     return drawn, dataclasses.replace(batch, modalities=modalities)
 
 
-def _textured(prior, known: ChainPosterior, name: str, region: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def _textured(prior, mean: Tensor, believed: Tensor, region: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """`[patch * y * x, ...]` latents of a site: what is known of them, and fresh draws for the rest of the variance."""
-    mean = known.static.mean if name == "static" else known.processes[name].mean
-    share = mean.square().mean([d for d in range(mean.dim()) if d != 1], keepdim=True)
-    memory = share.clamp(max=MEMORY)
+    others = [d for d in range(mean.dim()) if d != 1]
+    share, whole = (x.square().mean(others, keepdim=True).clamp(max=1.0) for x in (mean, believed))
+    memory = torch.minimum(share, MEMORY * whole)
     mean = mean * (memory / share.clamp_min(1e-6)).sqrt()
     each = (shape[0], *(1 for _ in prior.event_shape))
     common = torch.rand(each, device=region.device).repeat_interleave(shape[1] * shape[2], 0)
     fresh = prior.sample()
     if not isinstance(prior, SpatialPrior):  # which has a texture of its own
         fresh = common.sqrt() * fresh[region] + (1 - common).sqrt() * prior.sample()
-    return mean + (1 - memory).sqrt() * fresh
+    return mean + (whole - memory).sqrt() * fresh
 
 
 def _regions(patches: int, height: int, width: int, device: torch.device) -> Tensor:
