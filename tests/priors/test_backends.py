@@ -154,6 +154,15 @@ def test_derivatives_are_finite_differences(backend, kernel, monkeypatch):
     assert torch.autograd.gradcheck(lambda *x: _outputs(backend, kernel, dates, *x), inputs, eps=1e-6, atol=1e-5)
 
 
+@exact
+def test_derivatives_by_sites_alone_are_finite_differences(backend, kernel):
+    dates, (*given, mean, precision) = _inputs()
+    given = [x.detach() for x in given]
+    assert torch.autograd.gradcheck(
+        lambda *x: _outputs(backend, kernel, dates, *given, *x), (mean, precision), eps=1e-6, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("kernel", ["rbf", "rbf * periodic"])
 def test_derivatives_of_eigenfeatures_are_those_of_the_dense_algebra(kernel):
     dates, inputs = _inputs()
