@@ -90,9 +90,11 @@ def many(model: PhysicsVAE, empty: xr.DataTree, seed: int) -> xr.DataTree:
     """Points simulated one by one, each with global latents of its own, as one cube."""
     nodes = {name: node.to_dataset() for name, node in empty.children.items()}
     parts: dict[str, list[xr.Dataset]] = {}
-    for i in range(nodes["s2"].sizes["point"]):
+    # Far apart: one draw from each of a thousand neighbouring seeds is not a sample of what the generator draws.
+    seeds = np.random.default_rng(seed).integers(2**32, size=nodes["s2"].sizes["point"])
+    for i, own in enumerate(seeds):
         one = {n: d.isel(point=[i]) if "point" in d.dims else d for n, d in nodes.items()}
-        cube = simulate(model, xr.DataTree.from_dict(one), seed * 100_000 + i)
+        cube = simulate(model, xr.DataTree.from_dict(one), int(own))
         for name, node in cube.children.items():
             parts.setdefault(name, []).append(node.to_dataset())
     shared = [name for name in parts["truth"][0] if name.startswith("global_")]
