@@ -1,9 +1,10 @@
 # make demo            fit, map and report on the sample cube (make demo QUICK=1: a short run)
 # make test            fast tests
 # make test-slow       the slow ones
+# make types           static types, by mypy
 # make clean           remove the environment and what runs leave behind
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-slow types clean
 
 demo: .venv/.installed
 	.venv/bin/pi-vae demo --output demo $(if $(QUICK),--quick)
@@ -18,9 +19,12 @@ test: .venv/.installed
 test-slow: .venv/.installed
 	$(pytest) -m "slow and not julia and not gpu" || [ $$? -eq 5 ]
 
+types: .venv/.installed
+	.venv/bin/mypy
+
 .venv/.installed: setup.cfg pyproject.toml constraints.txt .ci/setup
 	@.ci/setup
 
 clean:
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find pi_vae inference tests -name __pycache__ -type d -prune -exec rm -rf {} +

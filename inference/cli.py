@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,9 +22,10 @@ def _from_file(context: typer.Context, path: Path | None) -> Path | None:
         return path
     from inference.configuration import read, section
 
-    settings = read(path, [command.name for command in context.parent.command.commands.values()])
+    program: Any = context.find_root().command
+    settings = read(path, [command.name for command in program.commands.values()])
     options = [parameter.name for parameter in context.command.params if parameter.name != "config"]
-    context.default_map = section(settings, context.command.name, options, path)
+    context.default_map = section(settings, context.command.name or "", options, path)
     context.obj = settings.get("model", {})
     return path
 
@@ -220,13 +221,15 @@ def discover(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder that a demo wrote.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder of a demo or of a fit.")] = Path("demo"),
     quiet: Quiet = False,
     config: Config = None,
 ) -> None:
-    """Write the report of a folder of products again.
+    """Write the report of a folder: the products of a demo, or the checkpoint of a fit.
 
     Example: pi-vae report demo
+
+    Example: pi-vae report run
     """
     from inference.report import write_report
 

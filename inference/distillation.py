@@ -124,5 +124,5 @@ def _loss(model: PhysicsVAE, teacher: torch.nn.Module, batch: Batch, seen: Batch
         shared = model.draw_globals()
         drawn = model.posterior(teacher(batch), batch.dates, shared).rsample()
     student: ChainPosterior = model.posterior(model.encoder(seen), batch.dates, shared)
-    density = sum(student.conditional(name, drawn).log_prob(drawn[name]).sum() for name in student.names)
-    return -density / len(batch.pixels)
+    parts = (student.conditional(name, drawn).log_prob(drawn[name]).sum() for name in student.names)
+    return -sum(parts, torch.zeros(())) / len(batch.pixels)

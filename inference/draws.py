@@ -84,14 +84,14 @@ def present(model: PhysicsVAE, cube: xr.DataTree) -> dict[str, tuple[str, ...]]:
     found, gone = {}, []
     for name, m in model.modalities.items():
         if name in cube.children:
-            there = cube[name][kind_of(name).channel].values
+            there = cube[name].to_dataset()[kind_of(name).channel].values
             lacking = [c for c in m.channels if c not in there]
             if len(lacking) < len(m.channels):
                 found[name] = m.channels
                 gone += [f"{c} of {name}" for c in lacking]
     if not found:
-        known, there = (", ".join(map(repr, names)) or "none" for names in (model.modalities, cube.children))
-        raise ValueError(f"The model reads {known}, and the nodes of the cube are {there}: name them alike.")
+        known, nodes = (", ".join(map(repr, names)) or "none" for names in (model.modalities, cube.children))
+        raise ValueError(f"The model reads {known}, and the nodes of the cube are {nodes}: name them alike.")
     absent = [name for name in model.modalities if name not in found] + gone
     if absent:
         log.info("The cube has no %s: what it would tell is left open.", ", ".join(absent))

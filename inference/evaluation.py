@@ -36,7 +36,7 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
     """
     model = run.model
     data = CubeTensors.read(cube, present(model, cube), score_withheld=True, partial=True)
-    collected: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {name: [] for name in data.modalities}
+    collected: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in data.modalities}
     with seeded(seed):
         for _, _, batch in data.tiles(tile, model.encoder.radius):
             per_modality: dict[str, list] = {name: [] for name in data.modalities}
@@ -61,8 +61,8 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
                 "pi_vae.data.withhold before the fit."
             )
         given = data.modalities[name].given
-        values, mean, quantiles = (torch.cat([p[i] for p in parts], -2)[..., given].numpy() for i in range(3))
-        scores[name] = _score(_channels(data, name), values, mean, quantiles)
+        arrays = (torch.cat([p[i] for p in parts], -2)[..., given].numpy() for i in range(3))
+        scores[name] = _score(_channels(data, name), *arrays)
         scores[name]["log_density"] = round(float(torch.cat([p[3] for p in parts]).mean()), 5)
         scores[name]["baselines"] = _baselines(data, name)
     return scores

@@ -55,7 +55,8 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
     residual = dict(latents.residual)
     for name, process in latents.residual.items():
         part, observed = model.modalities[name].residual, batch.modalities.get(name)
-        if part.network is not None or part.reach is not None or (observed is not None and observed.factor != 1):
+        coarse = observed is not None and observed.factor != 1
+        if part is None or part.network is not None or part.reach is not None or coarse:
             continue
         covariance = priors[f"residual_{name}"].covariance.double()
         identity = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)

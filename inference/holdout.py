@@ -17,6 +17,7 @@ from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch
 from pi_vae.data.occlusion import occlude
+from pi_vae.data.scene import Cubes, Scene
 from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["Holdout"]
@@ -41,11 +42,15 @@ class Holdout:
         data: the cube without these pixels, to learn from.
 
     Raises:
-        ValueError: the share is not below a half, or too small to hold out anything; or modalities differ in their
-            pixels, so that single ones cannot be scored.
+        ValueError: the share is not below a half, or too small to hold out anything; modalities differ in their
+            pixels, so that single ones cannot be scored; or there are several cubes, or one larger than memory.
     """
 
-    def __init__(self, data: CubeTensors, share: float, model: PhysicsVAE, hide_modality: float, seed: int) -> None:
+    def __init__(
+        self, data: CubeTensors | Scene | Cubes, share: float, model: PhysicsVAE, hide_modality: float, seed: int
+    ) -> None:
+        if not isinstance(data, CubeTensors):
+            raise ValueError(f"holdout is {share:g}, and several cubes, or one larger than memory, need none: give 0.")
         if not 0 < share < 0.5:
             raise ValueError(f"holdout is {share}: give the share of the pixels to hold out, below 0.5, or 0 for none.")
         if data.coarsest > 1:
@@ -64,12 +69,14 @@ class Holdout:
             for name, m in data.modalities.items()
         }
         self.data = dataclasses.replace(data, modalities=rest)
-        self.best, self.weights = -float("inf"), None
+        self.best = -float("inf")
+        self.weights: dict[str, torch.Tensor] = {}  # none before the first look
 
     def sample(self, count: int, generator: torch.Generator) -> Batch:
         """At most so many of the pixels held out, each read with its halo."""
         some = torch.randperm(self._places.shape[1], generator=generator)[:count]
-        batch = self._whole.at(*self._places[:, some], self._halo)
+        rows, columns = self._places[:, some]
+        batch = self._whole.at(rows, columns, self._halo)
         batch.scale = self._whole.pixels / len(some)
         return batch
 
@@ -80,7 +87,7 @@ class Holdout:
             batch, shared = dataclasses.replace(self.batch.to(device), scale=1.0), model.median_globals()
             posterior = model.posterior(model.encode(batch), batch.dates, shared)
             score = predictive_density(model, batch, posterior, shared, DRAWS).item() / len(batch.pixels)
-        if self.weights is None or score > self.best:
+        if not self.weights or score > self.best:
             self.best = score
             self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
         return score

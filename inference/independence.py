@@ -25,12 +25,13 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from torch import Tensor
 
-from inference.calibration.figures import COLOURS
 from inference.draws import present, seeded
 from inference.hsic import hsic_test
+from inference.plots.style import COLOURS
 from inference.posterior import choose_pixels
 from inference.training import Run
 from pi_vae import Latents, PhysicsVAE
+from pi_vae.chain import ChainPosterior
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch
 from pi_vae.data.tensors import CubeTensors
@@ -213,11 +214,12 @@ def _swapped(model: PhysicsVAE, data: CubeTensors, names, shared, generator) -> 
         modalities = batch.modalities | {name: dataclasses.replace(observed, values=observed.values + change)}
         after, _ = _means(model, dataclasses.replace(batch, modalities=modalities), shared)
         seen, shift = observed.mask(batch.pixels).any(1), after["mean"] - before["mean"]
-        moved[name] = tuple(x[seen].square().mean((0, 2)).sqrt().tolist() for x in (shift, shift / before["sd"]))
+        own, relative = (x[seen].square().mean((0, 2)).sqrt().tolist() for x in (shift, shift / before["sd"]))
+        moved[name] = own, relative
     return moved
 
 
-def _means(model: PhysicsVAE, batch: Batch, shared) -> tuple[dict[str, Tensor], object]:
+def _means(model: PhysicsVAE, batch: Batch, shared) -> tuple[dict[str, Tensor], ChainPosterior]:
     """Posterior means and sds `[pixel, V + S, T]` of physical latents, the static ones alike at all dates."""
     posterior = model.posterior(model.encode(batch), batch.dates, shared)
     process, static = posterior.processes["dynamic"], posterior.static

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def draw_tree(
             f"{draws} draws of {len(rows)} pixels are {values:.1e} numbers: give fewer draws or pixels=<a number>; "
             "inference.predict makes maps of whole cubes."
         )
-    pieces: list[xr.DataTree] = []
+    pieces: list[dict[str, xr.Dataset]] = []
     with seeded(seed):
         for chunk in torch.arange(len(rows)).split(REFINED_AT_ONCE if refine else DRAWN_AT_ONCE):
             batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
@@ -153,12 +154,12 @@ def _tree(model, data: Patches, batch, found: Iterable[Group], chains: int) -> d
 
 def _name_dimensions(model, data: Patches, batch, joined) -> dict[str, xr.Dataset]:
     sample = ("chain", "draw", "pixel")
-    coords = {"time": data.times}
-    datasets = {group: {} for group in (*joined, "observed_data", "constant_data")}
+    coords: dict[str, Any] = {"time": data.times}
+    datasets: dict[str, dict[str, Any]] = {group: {} for group in (*joined, "observed_data", "constant_data")}
     for name, array in joined["posterior"].items():
         if name in model.catalogue:
             variable = model.catalogue[name]
-            dims = (*sample, "time") if variable.dynamic else sample
+            dims: tuple[str, ...] = (*sample, "time") if variable.dynamic else sample
             attrs = {"units": variable.unit, "long_name": variable.long_name}
         elif name.startswith("season_"):
             dims, attrs = sample, {"units": "day", "long_name": f"{name.replace('_', ' ')} (day of year)"}
@@ -191,7 +192,7 @@ def _name_dimensions(model, data: Patches, batch, joined) -> dict[str, xr.Datase
     return {g: d.assign_coords({k: (k, c) for k, c in coords.items() if k in d.dims}) for g, d in used.items()}
 
 
-def _global_labels(model, site: str) -> tuple[dict[str, Sequence], dict[str, str]]:
+def _global_labels(model, site: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Dimensions of a global latent with their labels, and its attributes."""
     attrs = {"units": "day"} if site.endswith("lengthscale") else {}
     if site in ("lengthscale", "static_odds"):

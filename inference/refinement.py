@@ -35,7 +35,7 @@ from inference.draws import Group
 from inference.exclusive import redrawn
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data.batches import Batch
-from pi_vae.season import DEVIATION
+from pi_vae.season import DEVIATION, SeasonalMean
 
 __all__ = ["REFINEMENTS", "WhitenedPosterior", "check_refinement", "hamiltonian", "laplace_groups", "refined_groups"]
 
@@ -236,7 +236,11 @@ class WhitenedPosterior:
                 return (inverse @ z.unsqueeze(-1)).squeeze(-1)
 
             z = (factor @ where.unsqueeze(-1)).squeeze(-1)
-            found, stats = hamiltonian(lambda z, back=back: self.log_prob(back(z)), z, steps, adapting)
+
+            def density(z: Tensor, back: Callable[[Tensor], Tensor] = back) -> Tensor:
+                return self.log_prob(back(z))
+
+            found, stats = hamiltonian(density, z, steps, adapting)
             where = back(stats["last"])
         return torch.stack([back(z) for z in found[thin - 1 :: thin]]), stats
 
@@ -262,8 +266,8 @@ class WhitenedPosterior:
         if model.season is not None:
             leaf = model.dynamic.index("lai")
             rows["dynamic"][leaf] *= DEVIATION
-            by_leaf, by_season = by_dynamic[..., leaf].unsqueeze(-1), self._season_slopes(latents.static, index)
-            by_static = by_static + by_leaf * by_season.unsqueeze(2)
+            by_season = self._season_slopes(model.season, latents.static, index)
+            by_static = by_static + by_dynamic[..., leaf].unsqueeze(-1) * by_season.unsqueeze(2)
         mean, columns = mean.detach(), {"static": by_static}
         columns["dynamic"] = torch.einsum("ntcv,vtk->ntcvk", by_dynamic, rows["dynamic"]).flatten(-2)
         for site in self.factors:
@@ -277,13 +281,13 @@ class WhitenedPosterior:
                 columns[site] = mean.new_zeros(*mean.shape, self.sizes[site])
         return mean, torch.cat([columns[site] for site in self.sizes], -1)
 
-    def _season_slopes(self, static: Tensor, index: Tensor) -> Tensor:
+    def _season_slopes(self, season: SeasonalMean, static: Tensor, index: Tensor) -> Tensor:
         """`[pixel, T_m, S]` derivatives of the season, on the scale of leaf area, by static latents `[pixel, S]`."""
         model, dates = self.model, self.batch.dates[index]
         with torch.enable_grad():
             static = static.clone().requires_grad_()
             values = dict(zip(model.static, model.static_marginals(static).unbind(-1), strict=True))
-            course = model.season(values, dates, torch.zeros(len(dates)))
+            course = season(values, dates, torch.zeros(len(dates)))
             slopes = [torch.autograd.grad(date.sum(), static, retain_graph=True)[0] for date in course.unbind(-1)]
         return torch.nan_to_num(torch.stack(slopes, 1))
 
@@ -308,7 +312,8 @@ def hamiltonian(
     targets = start.shape[-2]
     mass = start.new_ones(start.shape[-2:])
     step = _StepSize(torch.as_tensor(first).to(start).expand(targets))
-    seen, kept, accepted = [], [], []
+    seen: list[Tensor] = []
+    kept, accepted = [], []
     for i in range(warmup + draws):
         if i < warmup and i in (warmup // 3, 2 * warmup // 3):
             mass, seen = _masses(seen), []

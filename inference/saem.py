@@ -140,7 +140,8 @@ class _Chains:
     def __init__(self, model: PhysicsVAE, batch: Batch, drawn: dict[str, Tensor]) -> None:
         self.model, self.batch, self.drawn = model, batch, drawn
         self.step = torch.full((len(batch.pixels),), FIRST_STEP)
-        self.metric, self.steps = None, 0
+        self.metric: Tensor | None = None
+        self.steps = 0
 
     @torch.no_grad()
     def move(self, shared: dict[str, Tensor]) -> None:

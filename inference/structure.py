@@ -21,6 +21,7 @@ from inference.draws import groups, present, seeded
 from inference.training import Run, keep_weights
 from pi_vae.data import validate
 from pi_vae.data.tensors import CubeTensors
+from pi_vae.residual import Residual
 
 __all__ = ["prune", "residual_structure"]
 
@@ -56,11 +57,12 @@ def residual_structure(
     validate(cube)
     model = run.model
     data = CubeTensors.read(cube, present(model, cube), score_withheld=True, partial=True)
-    names = [name for name in data.modalities if model.modalities[name].residual is not None]
+    residuals = {name: r for name in data.modalities if (r := model.modalities[name].residual) is not None}
+    names = list(residuals)
     if not names:
         raise ValueError("No modality in the cube has a residual: build the model with one, such as Radar(residual=2).")
     with seeded(seed):
-        found = {name: _withheld(run, data, name, draws) for name in names}
+        found = {name: _withheld(run, data, name, residual, draws) for name, residual in residuals.items()}
     rng = np.random.default_rng(seed)
     most = max(parts["process"].shape[1] for parts in found.values())
     rows: dict[str, list[np.ndarray]] = {}
@@ -88,6 +90,8 @@ def prune(run: Run, table: xr.Dataset) -> list[str]:
     silenced = []
     for name in table.modality.values:
         residual = run.model.modalities[str(name)].residual
+        if residual is None:
+            continue
         for k in range(residual.rank):
             if not bool(table["structured"].sel(modality=name, process=k + 1)):
                 residual.silence(k)
@@ -96,21 +100,21 @@ def prune(run: Run, table: xr.Dataset) -> list[str]:
     return silenced
 
 
-def _withheld(run: Run, data: CubeTensors, name: str, draws: int) -> dict[str, np.ndarray]:
+def _withheld(run: Run, data: CubeTensors, name: str, residual: Residual, draws: int) -> dict[str, np.ndarray]:
     """At `n` withheld observations: ``left`` by physics `[n, C]`, ``process`` `[n, K, C]`, their ``date`` `[n]`."""
-    model, parts = run.model, {}
+    model = run.model
+    parts: dict[str, list[torch.Tensor]] = {}
     modality, given = model.modalities[name], data.modalities[name].given
     for _, _, batch in data.tiles(TILE, model.encoder.radius):
         observed, members = batch.modalities[name], batch.footprints(name)
-        physics, process = 0.0, 0.0
+        physics, process = torch.zeros(()), torch.zeros(())
         for group in groups(model, batch, draws):
             share = len(group.latents.static) / draws
             mean = model.expected(name, group.latents, batch, group.shared, residual=False).mean(0)
-            parts_of = {kind: group.shared.get(f"{name}_{kind}") for kind in ("loading", "relevance", "network")}
-            features = modality.residual.features(group.latents.residual[name], parts_of["network"])
+            features = residual.features(group.latents.residual[name], group.shared.get(f"{name}_network"))
             features = features.mean(0)[..., observed.index]
             physics = physics + share * mean[members].mean(1)
-            loading = parts_of["relevance"] * parts_of["loading"]
+            loading = group.shared[f"{name}_relevance"] * group.shared[f"{name}_loading"]
             process = process + share * torch.einsum("mkt,ck->mtkc", features[members].mean(1), loading)
         first = batch.pixels[members[:, 0]]
         hidden = observed.mask(first, "valid") & ~observed.mask(first)
@@ -119,7 +123,7 @@ def _withheld(run: Run, data: CubeTensors, name: str, draws: int) -> dict[str, n
         for key, value in kept.items():
             parts.setdefault(key, []).append(value[..., given] if key != "date" else value)
     joined = {key: torch.cat(values).numpy() for key, values in parts.items()}
-    joined["strength"] = (modality.residual.strength / modality.noise.median.square().mean().sqrt()).detach().numpy()
+    joined["strength"] = (residual.strength / modality.noise.median.square().mean().sqrt()).detach().numpy()
     if not len(joined["date"]):
         raise ValueError(
             f"Node {name!r} of the cube has no withheld observation to predict: mark some with pi_vae.data.withhold "

@@ -102,7 +102,7 @@ def cross_reconstruction(e: Explanation) -> Tensor:
     so that what is needed of a modality must pass through the physical latents (private latents drawn from a prior:
     Palumbo, Daunhawer & Vogt 2023, MMVAE+, ICLR). Where a draw of the prior explains more it counts as zero.
     """
-    priors, total = e.vae.local_priors(e.batch, e.drawn), 0.0
+    priors, total = e.vae.local_priors(e.batch, e.drawn), torch.zeros(())
     for name in e.exclusive:
         values, scored = e.scored(name)
         own = e.residual(name, e.drawn[f"residual_{name}"])
@@ -124,7 +124,7 @@ def minimality(e: Explanation) -> Tensor:
     at the draw (the capacity of a latent: Higgins et al. 2017, beta-VAE, ICLR; raised late: Burgess et al. 2018,
     arXiv 1804.03599).
     """
-    priors, total = e.vae.local_priors(e.batch, e.drawn), 0.0
+    priors, total = e.vae.local_priors(e.batch, e.drawn), torch.zeros(())
     for name in e.exclusive:
         site = f"residual_{name}"
         posterior, drawn = e.posterior.conditional(site, e.drawn), e.drawn[site]
@@ -139,7 +139,7 @@ def ablation(e: Explanation) -> Tensor:
 
     the divergence of two normal predictions (Takeishi & Kalousis 2021, NeurIPS 34, eq. 6).
     """
-    total = 0.0
+    total = torch.zeros(())
     for name in e.exclusive:
         _, scored = e.scored(name)
         said = e.residual(name, e.drawn[f"residual_{name}"]) / e.drawn[f"{name}_noise"]
@@ -169,7 +169,7 @@ def independence(e: Explanation) -> Tensor:
     normalised: Cortes et al. 2012, JMLR 13, 795-828). Of normal variables the mutual information has this form, with
     the squared correlation for :math:`\rho`, so that it is in nats per pixel.
     """
-    latents, pixels, total = e.latents, len(e.batch.pixels), 0.0
+    latents, pixels, total = e.latents, len(e.batch.pixels), torch.zeros(())
     if pixels < 4:
         return torch.zeros((), device=e.batch.dates.device)
     each = torch.arange(pixels, device=e.batch.dates.device)
@@ -194,7 +194,7 @@ def tangent(e: Explanation) -> Tensor:
     noise: :math:`H \Delta` is what the posterior mean of a linear operator makes of :math:`\Delta`. The Jacobian is
     that of some observations of the batch, by central differences, and gets no gradient.
     """
-    latents, total = e.latents, 0.0
+    latents, total = e.latents, torch.zeros(())
     for name in e.exclusive:
         observed = e.batch.modalities[name]
         pixel, date = observed.mask(e.batch.pixels).nonzero(as_tuple=True)
@@ -241,14 +241,15 @@ class Restraint:
         if names and all(m.residual is None for m in vae.modalities.values()):
             raise ValueError("No modality has a residual, which terms would hold back: leave terms empty.")
         self.vae, self.terms = vae, tuple(name for name in TERMS if name in names)
-        self.share, self.imagined = 0.0, None
+        self.share = 0.0
+        self.imagined: Batch | None = None
 
     def __call__(
         self, batch: Batch, posterior: ChainPosterior, drawn: Mapping[str, Tensor], means: Mapping[str, Tensor]
     ) -> Tensor:
         """Nats, scaled to the cube, of draws by site name, global and local, and the means of the likelihood there."""
         explanation = Explanation(self.vae, batch, posterior, drawn, means, self.imagined)
-        return self.share * WEIGHT * sum(TERMS[name](explanation) for name in self.terms)
+        return self.share * WEIGHT * sum((TERMS[name](explanation) for name in self.terms), torch.zeros(()))
 
 
 def _jacobian(e: Explanation, name: str, latents: Latents, pixel: Tensor, date: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from pi_vae.data.tensors import CubeTensors
 __all__ = ["Run", "fit", "keep_weights", "load"]
 
 CHECKPOINT = "checkpoint.pt"
-FORMAT = 2  # of a checkpoint; a change of the model's parameters makes it another
+FORMAT = 3  # of a checkpoint; a change of the model's parameters makes it another
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
 CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
 SAVE_EVERY = 200  # steps
@@ -109,9 +109,7 @@ def fit(
     if steps < 1:
         raise ValueError(f"steps is {steps}: give a positive number of optimisation steps.")
     restraint = Restraint(model, terms)
-    data = _opened(model, cube if isinstance(cube, list | tuple) else [cube])
-    if holdout and not isinstance(data, CubeTensors):
-        raise ValueError(f"holdout is {holdout:g}, and several cubes, or one larger than memory, need none: give 0.")
+    data = _opened(model, cube if isinstance(cube, Sequence) else [cube])
     held = Holdout(data, holdout, model, hide_modality, seed) if holdout else None
     data = held.data if held else data
     folder = _prepare(checkpoint)
@@ -123,9 +121,10 @@ def fit(
     learning = steps - int(CALIBRATION * steps)
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
-    first = _resume(run, phases, generator, steps, held, restraint.terms) if folder else 0
+    first = _resume(folder, run, phases, generator, steps, held, restraint.terms) if folder else 0
     model.to(fabric.device).train()
-    elbo = ChainRuleELBO(model, restraint=restraint if restraint.terms else None)(model.model, model.guide)
+    evidence = ChainRuleELBO(model, restraint=restraint if restraint.terms else None)
+    elbo = evidence(model.model, model.guide)  # type: ignore[arg-type]  # programs that are no modules
     few_gaps = FEW_GAPS | {"modality": hide_modality}
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
@@ -171,7 +170,7 @@ def fit(
                 bar.update(task, value=-loss.item(), rate=rate)
             bar.update(task, completed=step + 1)
             if folder and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
-                _save(run, phases, generator, step + 1, steps, held, restraint.terms)
+                _save(folder, run, phases, generator, step + 1, steps, held, restraint.terms)
     model.kl_weight = 1.0
     model.eval()
     return run
@@ -237,11 +236,14 @@ def _learning_groups(model: PhysicsVAE, learning_rate: float) -> list[dict]:
     is the later and shorter time.
     """
     residuals = [m.residual for m in model.modalities.values() if m.residual is not None]
-    slow = [p for part in (model, *residuals) for g in (part.lengthscale, part.static_odds) for p in g.parameters()]
+    times = [(model.lengthscale, model.static_odds), *((r.lengthscale, r.static_odds) for r in residuals)]
+    slow = [p for pair in times for g in pair for p in g.parameters()]
     readers = [reader for name, reader in model.encoder.readers.items() if name != "dynamic"]
-    later = {id(p) for reader in model.encoder.readers.values() for p in reader.caution.parameters()}
+    heads = [head for reader in model.encoder.readers.values() for head in (reader.caution, reader.skewness)]
+    later = {id(p) for head in heads for p in head.parameters()}
     fast = [p for part in (*readers, model.encoder.exclusive) for p in part.parameters() if id(p) not in later]
-    parts = [part for r in residuals for part in (r.loading, r.relevance, r.network)] + [model.course]
+    parts: list[torch.nn.Module | None] = [part for r in residuals for part in (r.loading, r.relevance, r.network)]
+    parts.append(model.course)
     parts += [law for m in model.modalities.values() for law in m.laws]
     loadings = [p for part in parts if part is not None for p in part.parameters()]
     effects = [p for m in model.modalities.values() if m.date_effect is not None for p in m.date_effect.parameters()]
@@ -262,7 +264,14 @@ def _prepare(checkpoint: str | Path | None) -> Path | None:
 
 
 def _save(
-    run: Run, phases: list[Phase], generator, step: int, steps: int, held: Holdout | None, terms: tuple[str, ...]
+    folder: Path,
+    run: Run,
+    phases: list[Phase],
+    generator: torch.Generator,
+    step: int,
+    steps: int,
+    held: Holdout | None,
+    terms: tuple[str, ...],
 ) -> None:
     state = {
         "format": FORMAT,
@@ -279,7 +288,7 @@ def _save(
         "seed": run.seed,
         "history": run.history,
     }
-    _write(state, run.folder)
+    _write(state, folder)
 
 
 def keep_weights(run: Run) -> None:
@@ -311,8 +320,16 @@ def _read(path: Path) -> dict:
     return state
 
 
-def _resume(run: Run, phases: list[Phase], generator, steps: int, held: Holdout | None, terms: tuple[str, ...]) -> int:
-    path = run.folder / CHECKPOINT
+def _resume(
+    folder: Path,
+    run: Run,
+    phases: list[Phase],
+    generator: torch.Generator,
+    steps: int,
+    held: Holdout | None,
+    terms: tuple[str, ...],
+) -> int:
+    path = folder / CHECKPOINT
     if not path.exists():
         return 0
     state = _read(path)

@@ -37,7 +37,7 @@ class ChainPosterior:
         self.static = StaticPosterior(*parts)
         self.processes: dict[str, SitePosterior] = {
             name: priors[name].condition(
-                sites.mean[name], sites.precision[name], sites.coupling[name], sites.caution[name]
+                sites.mean[name], sites.precision[name], sites.coupling[name], sites.caution[name], sites.skewness[name]
             )
             for name in self.names[1:]
         }

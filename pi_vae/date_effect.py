@@ -48,6 +48,8 @@ class DateEffect(nn.Module):
         value: global latents `[D, C]`, in units of the size.
     """
 
+    dates: Tensor
+
     def __init__(self, channels: int, size: float) -> None:
         super().__init__()
         self.size = GlobalLatents([size] * channels, SPREAD)

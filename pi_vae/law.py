@@ -56,6 +56,9 @@ class LawTerm(nn.Module):
         torch.Size([4, 3, 2])
     """
 
+    prior_loc: Tensor
+    prior_root: Tensor
+
     def __init__(
         self,
         expression: str,

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pi_vae.date_effect import DateEffect
+from pi_vae.law import LawTerm
+from pi_vae.modules import ModuleList
 from pi_vae.physics import Prosail, WaterCloud
 from pi_vae.priors import GlobalLatents
 from pi_vae.residual import Residual
@@ -53,13 +55,13 @@ class Modality(nn.Module):
         super().__init__()
         self.operator, self.residual, self.date_effect = operator, residual, date_effect
         self.channels, self.angles = tuple(channels), tuple(geometry)
-        self.variables: tuple[str, ...] = tuple(operator.variables)
+        self.variables: tuple[str, ...] = tuple(operator.variables)  # type: ignore[arg-type]  # of any module
         self.drivers: tuple[str, ...] = tuple(getattr(operator, "drivers", ()))
         self.coefficient_names = tuple(coefficients)
         self.coefficients = GlobalLatents(list(coefficients.values()), 0.5) if coefficients else None
         self.noise = GlobalLatents([noise] * len(self.channels), 0.5)
         self.degrees_of_freedom = degrees_of_freedom
-        self.laws = nn.ModuleList()
+        self.laws: ModuleList[LawTerm] = ModuleList()
 
     def expected(
         self,

@@ -32,6 +32,7 @@ from pi_vae.encoders import FusionEncoder, Sites
 from pi_vae.latents import Latents
 from pi_vae.law import LawTerm
 from pi_vae.modality import Modality, Optical, Radar
+from pi_vae.modules import ModuleDict
 from pi_vae.priors import GlobalLatents, Marginals, SpatialPrior, TemporalGP
 from pi_vae.residual import Residual
 from pi_vae.season import SeasonalMean
@@ -89,7 +90,7 @@ class PhysicsVAE(nn.Module):
         priors: Mapping[str, Mapping[str, float | str | bool]] | None = None,
     ) -> None:
         super().__init__()
-        self.modalities = nn.ModuleDict(modalities if modalities is not None else {"s2": Optical(), "s1": Radar()})
+        self.modalities = ModuleDict(modalities if modalities is not None else {"s2": Optical(), "s1": Radar()})
         needed = {name for modality in self.modalities.values() for name in modality.variables}
         priors = priors if priors is not None else {}
         self.catalogue: dict[str, Variable] = changed(priors)
@@ -154,10 +155,9 @@ class PhysicsVAE(nn.Module):
         modalities = {}
         for name, arguments in settings["modalities"].items():
             arguments = dict(arguments)
-            kind = arguments.pop("class")
+            kind, laws = arguments.pop("class"), arguments.pop("laws")
             if kind not in BUILT_IN:
                 raise ValueError(f"Modality {name!r} is a {kind}, unknown to pi_vae: build the model yourself.")
-            laws = arguments.pop("laws")
             modalities[name] = BUILT_IN[kind](**arguments)
             modalities[name].laws.extend(LawTerm.from_settings(law) for law in laws)
         temporal = TemporalGP(settings["kernel"], settings.get("backend", "auto"))
@@ -345,8 +345,8 @@ class PhysicsVAE(nn.Module):
 
     def residual(self, name: str, latents: Latents, shared: Mapping[str, Tensor]) -> Tensor:
         """Contribution of a modality's exclusive residual at the union dates, `[..., T, C]`."""
-        parts = (shared.get(f"{name}_{kind}") for kind in ("loading", "relevance", "network"))
-        return self.modalities[name].residual.contribution(latents.residual[name], *parts)
+        decoder = shared[f"{name}_loading"], shared[f"{name}_relevance"], shared.get(f"{name}_network")
+        return self._residuals[name].contribution(latents.residual[name], *decoder)
 
     def draw_globals(self, which: str = "posterior") -> dict[str, Tensor]:
         """One draw of the global latents from their ``"posterior"`` or ``"prior"``, by site name."""

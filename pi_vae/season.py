@@ -88,7 +88,7 @@ class SeasonalMean(nn.Module):
 
     def dates(self, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """End and peak of every season, `[...]` in days of the year (above 365 where the season ends in the next)."""
-        found = {}
+        found: dict[str, Tensor] = {}
         named = {name: variables[name] for name in self.variables}
         for i, (_, start, end) in enumerate(self._seasons(named)):
             rise, fall = named["season_rise"], named["season_fall"]

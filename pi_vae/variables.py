@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 __all__ = ["CATALOGUE", "Variable", "changed", "lookup"]
 
@@ -163,7 +164,7 @@ FIELDS = ("low", "high", "loc", "scale", "prior", "dynamic")
 FAR = 4.0  # sd from the mean of a normal to its support
 
 
-def _changed(variable: Variable, fields: dict[str, float | str | bool]) -> Variable:
+def _changed(variable: Variable, fields: dict[str, Any]) -> Variable:
     name = variable.name
     for field, value in fields.items():
         if field not in FIELDS:

@@ -7,8 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["versions"]
 
-PACKAGES = ("pi_vae", "torch", "pyro-ppl", "gpytorch", "numpy", "xarray", "rasterio", "arviz", "pyoperon", "pysindy")
-PACKAGES += ("pysr",)
+PACKAGES = (
+    "pi_vae", "torch", "pyro-ppl", "gpytorch", "numpy", "xarray", "rasterio", "arviz", "pyoperon", "pysindy", "pysr",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -34,6 +34,7 @@ def chain():
     sites = Sites(
         lean={name: partial(lean, torch.randn(v, DATES, STATIC)) for name, v in counts.items()},
         caution={name: torch.rand(PIXELS, v, DATES) for name, v in counts.items()},
+        skewness=dict.fromkeys(counts),
         mean={name: torch.randn(PIXELS, v, DATES) for name, v in counts.items()},
         precision={name: 3 * torch.rand(PIXELS, v, DATES) for name, v in counts.items()},
         coupling={name: torch.randn(PIXELS, v, DATES, before[name] + v) for name, v in counts.items()},

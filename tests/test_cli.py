@@ -2,6 +2,7 @@
 
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,14 @@ def test_other_settings_than_those_of_the_fit_in_the_folder(monkeypatch, capsys,
 def test_a_folder_without_products_gets_no_report(monkeypatch, capsys, tmp_path):
     _refused(_call(monkeypatch, capsys, "report", tmp_path / "nothing"), "nothing")
     assert not any(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_fit_gets_a_report(monkeypatch, capsys, tmp_path, folder):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    code, out, err = _call(monkeypatch, capsys, "report", run)
+    assert (code, out.strip(), err) == (0, str(run / "report.html"), "")
+    page = (run / "report.html").read_text()
+    assert "The fit had 1 steps" in page and "<figure>" in page and "model.modalities.s2.bands" in page
 
 
 def test_maps_are_written_where_they_are_asked_for(monkeypatch, capsys, tmp_path, folder):

@@ -65,7 +65,7 @@ def test_a_fit_finds_the_course_of_leaf_area(build, simulated):
     shared["course"][leaf] = torch.tensor([0.2, -1.2, 0.8])
     source.draw_globals = lambda which="posterior": shared
     cube = simulate(source, simulated, 1)
-    fit(learner, cube, steps=200, progress=False)
+    fit(learner, cube, steps=200, patches=2, pixels=96, progress=False)
     days = torch.from_numpy(cube["s2"].time.values.astype("datetime64[s]").astype(np.int64) / 86400.0)
     with torch.no_grad():
         found, true = (learner.course(c, days)[leaf].numpy() for c in (learner.course.loc, shared["course"]))

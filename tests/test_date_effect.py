@@ -134,7 +134,7 @@ def test_a_fit_finds_what_was_planted(simulated):
     planted = before * (0.03 / before.std())
     shift = (planted - before)[:, :, None, None].astype(np.float32)
     cube["s2"] = node.assign(reflectance=node.reflectance + shift)
-    fit(learner, cube, steps=150, progress=False)
+    fit(learner, cube, steps=150, patches=2, pixels=96, progress=False)
     effect, clear = learner.modalities["s2"].date_effect, node.valid.any(("y", "x")).values
     found = (effect.value.loc * effect.size.median).detach().numpy()
     assert np.corrcoef(found.ravel(), planted[clear].ravel())[0, 1] > 0.8

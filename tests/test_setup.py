@@ -77,7 +77,7 @@ def test_no_python(checkout: Path, state: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize("target", ["demo", "test", "test-slow"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "types"])
 def test_make_stops_without_python(checkout: Path, target: str) -> None:
     done = run(checkout, shutil.which("make"), target)
     assert done.returncode != 0

@@ -132,7 +132,8 @@ def log_joint(model: PhysicsVAE, batch: Batch, drawn: Mapping[str, Tensor], shar
         `[*draws, pixel]` in nats; the priors of the global latents are not part of it.
     """
     model.check_pixelwise()
-    total = sum(prior.log_prob(drawn[site]) for site, prior in model.priors(batch.dates, shared).items())
+    priors = model.priors(batch.dates, shared)
+    total = sum((prior.log_prob(drawn[site]) for site, prior in priors.items()), torch.zeros(()))
     latents = model.latents(drawn, batch.dates, shared)
     for name, observations in batch.modalities.items():
         mean = model.expected(name, latents, batch, shared)

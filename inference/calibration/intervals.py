@@ -52,30 +52,30 @@ def coverage(
     Raises:
         ValueError: no variable is in both, dimensions do not fit, or a level lies outside (0, 1).
     """
-    levels = np.atleast_1d(np.asarray(levels, float))
-    if not ((levels > 0) & (levels < 1)).all():
-        raise ValueError(f"Levels {levels.tolist()} of intervals: give numbers between 0 and 1, such as 0.9.")
+    nominal = np.atleast_1d(np.asarray(levels, float))
+    if not ((nominal > 0) & (nominal < 1)).all():
+        raise ValueError(f"Levels {nominal.tolist()} of intervals: give numbers between 0 and 1, such as 0.9.")
     rows = []
     for name, values, known in _pairs(draws, truth):
         seen = np.isfinite(known.values)
-        places = np.concatenate([(1 - levels) / 2, (1 + levels) / 2])
+        places = np.concatenate([(1 - nominal) / 2, (1 + nominal) / 2])
         edges = np.quantile(values.values, places, axis=-1, method="weibull")
-        low, high = edges[: len(levels)], edges[len(levels) :]
+        low, high = edges[: len(nominal)], edges[len(nominal) :]
         hits = ((known.values >= low) & (known.values <= high) & seen).astype(float)
         axis = known.dims.index(group) if group in known.dims else None
         share, error = _clustered(hits, seen, axis)
-        width = np.where(seen, high - low, 0).reshape(len(levels), -1).sum(1) / max(seen.sum(), 1)
+        width = np.where(seen, high - low, 0).reshape(len(nominal), -1).sum(1) / max(seen.sum(), 1)
         rows.append((name, share, error, width, int(seen.sum())))
-    names, share, error, width, count = zip(*rows, strict=True)
+    names, shares, errors, widths, counts = zip(*rows, strict=True)
     over = ("variable", "level")
     return xr.Dataset(
         {
-            "coverage": (over, np.stack(share), {"long_name": "share of known values inside", "units": "1"}),
-            "standard_error": (over, np.stack(error), {"units": "1"}),
-            "width": (over, np.stack(width), {"long_name": "mean width of the interval, unit of the variable"}),
-            "n": ("variable", list(count)),
+            "coverage": (over, np.stack(shares), {"long_name": "share of known values inside", "units": "1"}),
+            "standard_error": (over, np.stack(errors), {"units": "1"}),
+            "width": (over, np.stack(widths), {"long_name": "mean width of the interval, unit of the variable"}),
+            "n": ("variable", list(counts)),
         },
-        {"variable": list(names), "level": levels},
+        {"variable": list(names), "level": nominal},
     )
 
 

@@ -62,8 +62,8 @@ def simulation_based_calibration(
         places = array.values[np.isfinite(array.values)]
         if len(places) < 20:
             raise ValueError(f"'{name}' has a known value in {len(places)} groups: a test takes 20 at least.")
-        p_value = float(array_stats.uniformity_test(places, method=method)[0])
-        rows.append((p_value, len(places), places.mean() - 0.5, 12 * places.var()))
+        p = float(array_stats.uniformity_test(places, method=method)[0])
+        rows.append((p, len(places), places.mean() - 0.5, 12 * places.var()))
     p_value, count, bias, spread = (np.array(column) for column in zip(*rows, strict=True))
     corrected = holm(p_value)
     return xr.Dataset(

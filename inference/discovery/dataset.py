@@ -121,7 +121,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
     posterior, constant = _group(tree, "posterior"), _group(tree, "constant_data")
     key = f"residual_{target}"
     if key not in posterior:
-        known = [n.removeprefix("residual_") for n in posterior.data_vars if str(n).startswith("residual_")]
+        known = [str(n).removeprefix("residual_") for n in posterior.data_vars if str(n).startswith("residual_")]
         raise ValueError(
             f"The posterior has no residual of modality {target!r}: choose one of {', '.join(known) or 'none'}, or "
             "build the model with a residual for it."

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import sympy
 
@@ -47,7 +48,7 @@ SYMBOLS: dict[str, str] = {
 TOKEN = re.compile(r"([A-Za-z%]+|1)(?:\^?([+-]?\d+))?")
 
 #: exponent of every base (text) and factor of every unknown dimension (number); what is 0 is left out
-Row = dict[str | int, Fraction]
+Row = dict[Any, Fraction]  # keys: bases, and numbers of constants whose unit is not known
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def dimension(unit: str) -> dict[str, Fraction]:
     for token in re.split(r"[\s.*]+", unit.strip()):
         match = TOKEN.fullmatch(token)
         of = [base for base, names in SYMBOLS.items() if match and match[1] in names.split()]
-        if not of:
+        if match is None or not of:
             raise ValueError(
                 f"The unit {unit!r} is unknown at {token!r}: write a product of units such as "
                 "m, kg, K, mm, ug, day, dB, 1 with whole exponents, as in 'kg m-2'."
@@ -168,9 +169,9 @@ class _System:
         for unknown, pivot in self.pivots.items():
             if unknown in row:
                 row = _plus(row, pivot, -row[unknown] / pivot[unknown])
-        unknown = next((key for key in row if isinstance(key, int)), None)
-        if unknown is not None:
-            self.pivots[unknown] = row
+        free = next((key for key in row if isinstance(key, int)), None)
+        if free is not None:
+            self.pivots[free] = row
         elif row and self.fault is None:
             self.fault = fault
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from inference.discovery.dataset import Table, read_table
 from inference.discovery.law import LEVEL, Law, Laws
-from inference.plots import BLACK, BLUE, GREEN, ORANGE, RED, SKY, styled, unit_text
+from inference.plots.style import BLACK, BLUE, GREEN, ORANGE, RED, SKY, styled, unit_text
 
 __all__ = ["laws_figure", "residual_law"]
 

@@ -10,7 +10,7 @@ import sympy
 from scipy.optimize import least_squares
 
 from inference.discovery.dimensions import Units, inconsistency
-from inference.discovery.engines import Budget, Candidate, Engine
+from inference.discovery.engines import Budget, Candidate, Engine, Together
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.template import Template
 from pi_vae.law import FUNCTIONS
@@ -133,7 +133,7 @@ def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> flo
 
 
 def pareto_front(
-    engine: Engine,
+    engine: Engine | Together,
     rows: Rows,
     names: Sequence[str],
     template: Template,

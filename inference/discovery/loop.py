@@ -18,7 +18,7 @@ from inference.discovery.law import Law, Laws
 from inference.discovery.search import discover
 from inference.discovery.template import Template
 from inference.evaluation import withheld_scores
-from inference.plots import BLUE, GREEN, ORANGE, RED, styled
+from inference.plots.style import BLUE, GREEN, ORANGE, RED, styled
 from inference.posterior import posterior
 from inference.training import Run, fit
 from pi_vae import PhysicsVAE

@@ -40,11 +40,11 @@ def statements(t: Template) -> list[tuple[str, str]]:
         low, high = t.bounds
         told.append((f"{low:g} <= y <= {high:g}", rf"{_number(low)} \leq y \leq {_number(high)}"))
     if t.sign is not None:
-        mark = (">=", r"\geq") if t.sign == "positive" else ("<=", r"\leq")
-        told.append((f"y {mark[0]} 0", f"y {mark[1]} 0"))
+        plainly, mathematically = (">=", r"\geq") if t.sign == "positive" else ("<=", r"\leq")
+        told.append((f"y {plainly} 0", f"y {mathematically} 0"))
     for name, direction in t.monotone.items():
-        mark = (">=", r"\geq") if direction == "increasing" else ("<=", r"\leq")
-        told.append((f"dy/d{name} {mark[0]} 0", rf"\partial y / \partial {tex(name)} {mark[1]} 0"))
+        plainly, mathematically = (">=", r"\geq") if direction == "increasing" else ("<=", r"\leq")
+        told.append((f"dy/d{name} {plainly} 0", rf"\partial y / \partial {tex(name)} {mathematically} 0"))
     for sign, parity in (("", t.even), ("-", t.odd)):
         for name in parity:
             told.append((f"y(-{name}) = {sign}y({name})", f"y(-{tex(name)}) = {sign}y({tex(name)})"))
@@ -52,7 +52,7 @@ def statements(t: Template) -> list[tuple[str, str]]:
         told.append((f"y({name} = {value:g}) = 0", rf"y|_{{{tex(name)} = {_number(value)}}} = 0"))
     for name, (approach, value) in t.limits.items():
         text = f"y -> {value:g} as {name} -> {approach:g}"
-        told.append((text, rf"\lim_{{{tex(name)} \to {_number(approach)}}} y = {_number(value)}"))
+        told.append((text, rf"\lim_{{{tex(name)} \to {_number(float(approach))}}} y = {_number(value)}"))
     for group in t.symmetric:
         swapped = (*group[1:], group[0])
         told.append(

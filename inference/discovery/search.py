@@ -10,7 +10,7 @@ import xarray as xr
 
 from inference.discovery.dataset import Table, read_table
 from inference.discovery.dimensions import Units
-from inference.discovery.engines import Budget, Engine, load_engine
+from inference.discovery.engines import Budget, Engine, Together, load_engine
 from inference.discovery.evidence import weighed
 from inference.discovery.fitting import Fitted, Rows, pareto_front, skill
 from inference.discovery.law import LEVEL, WORTHWHILE, Law, Laws
@@ -107,7 +107,7 @@ def discover(
 class _Search:
     """What stays the same from the data to the null."""
 
-    engine: Engine
+    engine: Engine | Together
     template: Template
     budget: Budget
     pixels: np.ndarray  # [pixel, 1] held out

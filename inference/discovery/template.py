@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sympy
@@ -83,7 +84,7 @@ class Template:
 
     def __post_init__(self) -> None:
         refuse(self)
-        plain = {name: tuple(getattr(self, name)) for name in ("operators", "even", "odd")}
+        plain: dict[str, Any] = {name: tuple(getattr(self, name)) for name in ("operators", "even", "odd")}
         plain["inputs"] = self.inputs if self.inputs is None else tuple(self.inputs)
         if self.inputs is None and self.free is not None:
             plain["inputs"] = self.free.inputs
@@ -192,7 +193,7 @@ class Template:
                 return sympy.Integer(0)
             form = form - at
         for name, (approach, value) in self.limits.items():
-            at = symbolic_limit(form, name, approach, start or {})
+            at = symbolic_limit(form, name, float(approach), start or {})
             if at is not None and at.has(sympy.zoo, sympy.oo, -sympy.oo):
                 return sympy.Integer(0)
             if at is not None:
@@ -294,7 +295,7 @@ class Template:
                 if not np.allclose(value(swapped), value(probes), rtol=0, atol=slack):
                     found.append(f"It changes when {names[one]} and {names[other]} are exchanged.")
         for name, (approach, target) in self.limits.items():
-            if name not in names or not tends_to(expression, name, approach, target, names, some, slack):
+            if name not in names or not tends_to(expression, name, float(approach), target, names, some, slack):
                 found.append(f"It does not tend to {target:g} as {name} tends to {approach:g}.")
         return found
 

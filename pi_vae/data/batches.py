@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ class ModalityBatch:
     index: Tensor
     geometry: dict[str, Tensor]
     factor: int = 1
-    given: Tensor | None = None
+    given: Tensor = None  # type: ignore[assignment]  # made below where there is none
 
     def __post_init__(self) -> None:
         if self.given is None:
@@ -118,7 +119,9 @@ def joined(batches: Sequence[Batch]) -> Batch:
     modalities = {}
     for name, one in first.modalities.items():
         parts = [b.modalities[name] for b in batches]
-        stacks = {key: torch.cat([getattr(part, key) for part in parts]) for key in ("values", "valid", "seen")}
+        stacks: dict[str, Any] = {
+            key: torch.cat([getattr(part, key) for part in parts]) for key in ("values", "valid", "seen")
+        }
         geometry = {
             angle: degrees if degrees.dim() == 1 else torch.cat([part.geometry[angle] for part in parts])
             for angle, degrees in one.geometry.items()

@@ -102,8 +102,7 @@ def complete(cube: xr.DataTree) -> xr.DataTree:
     filled: dict[str, xr.Dataset] = {}
     for name, dataset in _nodes(cube, modality_nodes()):
         times = dataset.coords.get("time")
-        datable = times is not None and times.dtype.kind == "M" and times.size and not times.isnull().any()
-        if not datable:
+        if times is None or times.dtype.kind != "M" or not times.size or times.isnull().any():
             continue  # `validate` says what is wrong with the dates
         new = _missing_angles(name, dataset, times.values)
         for angle, (values, comment) in new.items():

@@ -92,7 +92,7 @@ class NodeKind:
         for axis in ("x", "y"):
             if axis in options:
                 meta = {"standard_name": f"projection_{axis}_coordinate", "units": "m"}
-                dims = axis if values.ndim == 4 else "point"
+                dims: str | tuple[str, ...] = axis if values.ndim == 4 else "point"
                 dataset = dataset.assign_coords({axis: (dims, np.asarray(options.pop(axis)), meta)})
         for angle, degrees in options.items():
             if angle not in self.angles:

@@ -92,34 +92,41 @@ class Patches(Protocol):
         batch.scale = spots_y * spots_x / (count * size_y * size_x) * len(whole) / max(len(chosen), 1)
         return batch
 
-    def tiles(self, size: int, halo: int) -> Iterator[tuple[slice, slice, Batch]]:
-        """Tiles that cover the cube once, each read with a halo.
+    def regions(self, size: int) -> list[tuple[slice, slice]]:
+        """Rows and columns of tiles that cover the cube once.
 
         Args:
-            size: pixels along each side of a tile.
-            halo: pixels of context around it (`FusionEncoder.radius`); not counted.
-
-        Yields:
-            rows and columns of the tile in the cube, and its batch (`pixels` are the tile's, row by row). Where
-            modalities differ in their pixels, size and halo are rounded up to whole ones of all.
+            size: pixels along each side of a tile; rounded up to whole pixels of every modality.
         """
         height, width = self.shape
-        size, halo = (-(-length // self.coarsest) * self.coarsest for length in (size, halo))
-        if self.points:
-            size, halo = size * size, 0
-        for top in range(0, height, size):
-            for left in range(0, width, size):
-                rows, columns = slice(top, min(top + size, height)), slice(left, min(left + size, width))
-                inner_rows = torch.arange(rows.start - halo, rows.stop + halo)
-                inner_columns = torch.arange(columns.start - halo, columns.stop + halo)
-                if self.points:  # points are not neighbours: every one is a patch of its own
-                    yield rows, columns, self.cut(inner_rows[:, None], inner_columns.expand(len(inner_rows), 1))
-                    continue
-                batch = self.cut(inner_rows[None], inner_columns[None])
-                core = torch.zeros(batch.shape, dtype=torch.bool)
-                core[:, halo : halo + rows.stop - rows.start, halo : halo + columns.stop - columns.start] = True
-                batch.pixels = core.flatten().nonzero().squeeze(1)
-                yield rows, columns, batch
+        size = -(-size // self.coarsest) * self.coarsest
+        size = size * size if self.points else size
+        tops, lefts = range(0, height, size), range(0, width, size)
+        return [(slice(y, min(y + size, height)), slice(x, min(x + size, width))) for y in tops for x in lefts]
+
+    def tile(self, rows: slice, columns: slice, halo: int) -> Batch:
+        """A tile, read with a halo; the pixels of the batch are the tile's, row by row.
+
+        Args:
+            rows, columns: of the tile in the cube.
+            halo: pixels of context around it (`FusionEncoder.radius`), not counted; rounded up to whole pixels of every
+                modality.
+        """
+        halo = 0 if self.points else -(-halo // self.coarsest) * self.coarsest
+        inner_rows = torch.arange(rows.start - halo, rows.stop + halo)
+        inner_columns = torch.arange(columns.start - halo, columns.stop + halo)
+        if self.points:  # points are not neighbours: every one is a patch of its own
+            return self.cut(inner_rows[:, None], inner_columns.expand(len(inner_rows), 1))
+        batch = self.cut(inner_rows[None], inner_columns[None])
+        core = torch.zeros(batch.shape, dtype=torch.bool)
+        core[:, halo : halo + rows.stop - rows.start, halo : halo + columns.stop - columns.start] = True
+        batch.pixels = core.flatten().nonzero().squeeze(1)
+        return batch
+
+    def tiles(self, size: int, halo: int) -> Iterator[tuple[slice, slice, Batch]]:
+        """Rows, columns and batch of every tile of `regions`, see `tile`."""
+        for rows, columns in self.regions(size):
+            yield rows, columns, self.tile(rows, columns, halo)
 
     def at(self, rows: Tensor, columns: Tensor, halo: int) -> Batch:
         """Single pixels `[N]`, each read with its halo."""

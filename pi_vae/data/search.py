@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import numpy as np
 import xarray as xr
@@ -73,13 +73,15 @@ def _usable(dataset: xr.Dataset, values: str, channel: str) -> Iterator[np.ndarr
         yield data[:, valid][:, :SAMPLED_PIXELS]
 
 
-def _loaded(dataset: xr.Dataset, values: str, channel: str, part: dict[str, slice]) -> tuple[np.ndarray, np.ndarray]:
+def _loaded(
+    dataset: xr.Dataset, values: str, channel: str, part: dict[Hashable, slice]
+) -> tuple[np.ndarray, np.ndarray]:
     """Masks `[time, *space]` and values `[channel, time, *space]` of a part."""
     data = dataset[values].isel(part).compute()  # before it is transposed: a lazy array would look up every number
     return dataset["valid"].isel(part).values, data.transpose(channel, *dataset["valid"].dims).values
 
 
-def _parts(variable: xr.DataArray, channel: str) -> Iterator[dict[str, slice]]:
+def _parts(variable: xr.DataArray, channel: str) -> Iterator[dict[Hashable, slice]]:
     """Slices that cover an array once: as many dates and rows as fit in memory, whole chunks where there are some.
 
     Chunks are shared out along space first: a chunk holds many dates of few pixels, or few dates of many.

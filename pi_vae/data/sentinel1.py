@@ -37,7 +37,7 @@ INCLINATION, PERIOD, ALTITUDE, NODE = 98.18, 5924.6, 700.0, 18.0
 EARTH, ROTATION = 6371.0, 2 * np.pi / 86400
 
 
-def db_to_linear(db: np.ndarray) -> np.ndarray:
+def db_to_linear(db: np.ndarray | float) -> np.ndarray:
     """Linear power ``10^(db / 10)`` of decibels; same shape, > 0."""
     return np.power(10.0, np.asarray(db) / 10.0)
 
@@ -178,18 +178,18 @@ def s1_node(
     if incidence is not None:
         incidence = np.asarray(incidence, np.float32)
         incidence = np.full(len(time), incidence) if incidence.ndim == 0 else incidence
-        dims = ("time",) if incidence.ndim == 1 else ("time", *pixel)
+        dims: str | tuple[str, ...] = ("time",) if incidence.ndim == 1 else ("time", *pixel)
         dataset["incidence"] = (dims, incidence, {"long_name": "incidence angle", "units": "degree"})
     for name, value in (("orbit_pass", orbit_pass), ("platform", platform)):
         if value is not None:
             dataset[name] = ("time", np.asarray(value, object), {"long_name": name.replace("_", " ")})
     if relative_orbit is not None:
         dataset["relative_orbit"] = ("time", np.asarray(relative_orbit, np.int16), {"long_name": "relative orbit"})
-    for name, value in (("x", x), ("y", y)):
-        if value is not None:
+    for name, centres in (("x", x), ("y", y)):
+        if centres is not None:
             dims = name if backscatter.ndim == 4 else "point"
             meta = {"standard_name": f"projection_{name}_coordinate", "units": "m"}
-            dataset = dataset.assign_coords({name: (dims, np.asarray(value), meta)})
+            dataset = dataset.assign_coords({name: (dims, np.asarray(centres), meta)})
     return dataset if crs is None else dataset.rio.write_crs(crs)
 
 

@@ -122,7 +122,7 @@ def s2_node(
         if angle is not None:
             angle = np.asarray(angle, np.float32)
             angle = np.full(len(time), angle) if angle.ndim == 0 else angle
-            dims = ("time",) if angle.ndim == 1 else ("time", *pixel)
+            dims: str | tuple[str, ...] = ("time",) if angle.ndim == 1 else ("time", *pixel)
             dataset[name] = (dims, angle, {"long_name": ANGLES[name], "units": "degree"})
     if platform is not None:
         dataset["platform"] = ("time", np.asarray(platform, object), {"long_name": "satellite"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 import xarray as xr
@@ -47,7 +50,7 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
         shared = model.draw_globals("prior")
         program = poutine.condition(poutine.uncondition(model.model), shared)
         for rows, columns, batch in data.tiles(tile, 0):
-            sites = poutine.trace(program).get_trace(batch).nodes
+            sites: Mapping[str, Any] = poutine.trace(program).get_trace(batch).nodes
             fields = _fields(model, batch, sites, shared)
             for target, values in ((truth, fields), (drawn, {m: sites[m]["value"] for m in batch.modalities})):
                 for name, value in values.items():
@@ -57,7 +60,7 @@ def simulate(model, cube: xr.DataTree, seed: int = 0, tile: int = 50) -> xr.Data
                     if name not in target:
                         size = (height // factor, width // factor)
                         target[name] = np.empty((*image.shape[:-2], *size), np.float32)
-                    target[name][..., *spots] = image
+                    target[name][..., spots[0], spots[1]] = image
     nodes = {name: node.to_dataset() for name, node in cube.children.items() if name != "truth"}
     for name in data.modalities:
         nodes[name] = _replace(kind_of(name), nodes[name], drawn[name], data.channels[name], data.points)
@@ -92,7 +95,11 @@ def pattern(
     blocks = -(-size // 20)
     clear = generator.random((len(optical), blocks, blocks)) >= cloudy
     clear = clear.repeat(20, 1).repeat(20, 2)[:, :size, :size]
-    place = {"x": 664005.0 + 10 * np.arange(size), "y": 5612115.0 - 10 * np.arange(size), "crs": "EPSG:32631"}
+    place: dict[str, Any] = {
+        "x": 664005.0 + 10 * np.arange(size),
+        "y": 5612115.0 - 10 * np.arange(size),
+        "crs": "EPSG:32631",
+    }
     reflectance = np.full((len(optical), len(bands), size, size), 0.2, np.float32)
     backscatter = np.full((len(radar), 2, size, size), 0.05, np.float32)
     nodes = {
@@ -135,12 +142,12 @@ def _replace(
 
 
 def _truth(model, data: CubeTensors, fields: dict[str, np.ndarray], shared: dict[str, torch.Tensor]) -> xr.Dataset:
-    truth = {}
-    coords = {"time": data.times}
+    truth: dict[str, Any] = {}
+    coords: dict[str, Any] = {"time": data.times}
     for name, array in fields.items():
         if name in model.catalogue:
             variable = model.catalogue[name]
-            dims = ("time", "y", "x") if variable.dynamic else ("y", "x")
+            dims: tuple[str, ...] = ("time", "y", "x") if variable.dynamic else ("y", "x")
             attrs = {"units": variable.unit, "long_name": variable.long_name}
         else:
             modality = name.removesuffix("_residual")

@@ -114,7 +114,8 @@ class CubeTensors(Patches):
     @property
     def shape(self) -> tuple[int, int]:
         """(y, x) of the cube; (point, 1) for points."""
-        return tuple(next(iter(self.modalities.values())).valid.shape[-2:])
+        *_, height, width = next(iter(self.modalities.values())).valid.shape
+        return height, width
 
     @property
     def index(self) -> dict[str, Tensor]:
@@ -147,7 +148,8 @@ class CubeTensors(Patches):
                 geometry={k: g if g.dim() == 1 else take(g) for k, g in m.geometry.items()},
             )
         pixels = inside.flatten().nonzero().squeeze(1)
-        return Batch(self.dates, modalities, self.drivers, tuple(inside.shape), pixels)
+        shape = (len(inside), inside.shape[1], inside.shape[2])
+        return Batch(self.dates, modalities, self.drivers, shape, pixels)
 
 
 def nodes_of(cube: xr.DataTree, names: Iterable[str]) -> tuple[dict[str, xr.Dataset], xr.Dataset | None, np.ndarray]:

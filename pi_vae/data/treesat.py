@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -35,7 +36,11 @@ def read_treesat(file: Path, corner: tuple[float, float], crs: str) -> xr.DataTr
     products = {k.removesuffix("-products"): v for k, v in stored.items() if k.endswith("-products")}
     products = {k: [product.decode().split("_") for product in v] for k, v in products.items()}
     size = stored["sen-2-data"].shape[-2:]
-    place = {"x": corner[0] + 10.0 * np.arange(size[1]), "y": corner[1] - 10.0 * np.arange(size[0]), "crs": crs}
+    place: dict[str, Any] = {
+        "x": corner[0] + 10.0 * np.arange(size[1]),
+        "y": corner[1] - 10.0 * np.arange(size[0]),
+        "crs": crs,
+    }
 
     reflectance = stored["sen-2-data"] / 1e4
     # A fill value passes for clear; so do reflectances above 1, which are cloud.
@@ -44,7 +49,7 @@ def read_treesat(file: Path, corner: tuple[float, float], crs: str) -> xr.DataTr
     names = [name for name, kept in zip(products["sen-2"], keep, strict=True) if kept]
     attrs = {"processing_level": "L2A", "offset_applied": 1}
     s2 = s2_node(
-        reflectance[keep], [_moment(name[2]) for name in names], BANDS, valid=valid[keep],
+        reflectance[keep], np.array([_moment(name[2]) for name in names]), BANDS, valid=valid[keep],
         platform=[name[0] for name in names], attrs=attrs, **place,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pi_vae.encoders.spatial import SpatialEncoder
 from pi_vae.encoders.temporal import DateEmbedding, TemporalEncoder
+from pi_vae.modules import ModuleDict
 from pi_vae.static import SHAPE
 
 __all__ = ["FusionEncoder", "Sites"]
@@ -36,6 +38,7 @@ class Sites:
         coupling: process name -> `[pixel, V, T, A + V]` how a site mean moves with the deviations of the processes
             before it: for a residual the dynamic ones, then those of its own process.
         caution: process name -> `[pixel, V, T]` share of the precision that counts for the spread.
+        skewness: process name -> `[pixel, V, T]` of the marginals (`pi_vae.priors.skew`), or None for normal ones.
         static_mean, static_scale: `[pixel, S]` mean and standard deviation of the static latents,
         static_correlation: `[pixel, S, S]` Cholesky factor of the correlations of their normal scores, and
         static_shape: `[pixel, S, SHAPE]` shape of their marginals (`pi_vae.static`); those of the prior N(0, 1) where
@@ -47,6 +50,7 @@ class Sites:
     lean: dict[str, Callable[[Tensor], Tensor]]
     coupling: dict[str, Tensor]
     caution: dict[str, Tensor]
+    skewness: dict[str, Tensor | None]
     static_mean: Tensor
     static_scale: Tensor
     static_correlation: Tensor
@@ -79,7 +83,7 @@ class FusionEncoder(nn.Module):
         super().__init__()
         self.geometry = {m: tuple(names) for m, names in geometry.items()}
         self.processes, self.static = dict(processes), static
-        self.spatial = nn.ModuleDict({m: SpatialEncoder(c, spatial_width) for m, c in channels.items()})
+        self.spatial = ModuleDict({m: SpatialEncoder(c, spatial_width) for m, c in channels.items()})
         self.widen = nn.ModuleDict({m: nn.Linear(spatial_width, width) for m in channels})
         self.angles = nn.ModuleDict({m: nn.Linear(2 * len(names), width) for m, names in self.geometry.items()})
         for name, count in channels.items():
@@ -87,7 +91,7 @@ class FusionEncoder(nn.Module):
             self.register_buffer(f"spread_{name}", torch.ones(count, 1, 1))
         plain = sum(encoder.inputs for encoder in self.spatial.values())
         self.dates = DateEmbedding(width)
-        self.readers = nn.ModuleDict(
+        self.readers = ModuleDict(
             {
                 name: _Reader(
                     plain, count, static, self._before(name), width if name == "dynamic" else width // 2, layers
@@ -110,7 +114,7 @@ class FusionEncoder(nn.Module):
         return [
             self.static_spread,
             self.static_shape,
-            *(head for r in self.readers.values() for head in (r.caution, r.coupling)),
+            *(head for r in self.readers.values() for head in (r.caution, r.coupling, r.skewness)),
         ]
 
     def center(self, name: str) -> Tensor:
@@ -186,7 +190,7 @@ class FusionEncoder(nn.Module):
         rows = lower.unflatten(-1, (self.static, self.static)).tril(-1) * known.unsqueeze(-1)
         rows = F.normalize(rows + torch.eye(self.static, dtype=rows.dtype, device=rows.device), dim=-1)
         scale = torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0)
-        parts = ({name: part[i] for name, part in read.items()} for i in range(5))
+        parts = ({name: part[i] for name, part in read.items()} for i in range(6))
         static_mean = torch.where(known, _bounded(self.static_mean(summary)), 0.0)
         shape = self.static_shape(summary).unflatten(-1, (self.static, SHAPE)) * known.unsqueeze(-1)
         return Sites(*parts, static_mean, scale, rows, shape)
@@ -212,12 +216,13 @@ class _Reader(nn.Module):
         self.lean = _Lean(static, latents, width)
         self.coupling = nn.Linear(width, latents * (before + latents))
         self.mean, self.precision = (_Readout(width, plain, latents) for _ in range(2))
-        self.caution = nn.Linear(width, latents)
-        for head in (self.coupling, self.caution):  # independent and as sharp as they say, until the data contradict
+        self.caution, self.skewness = (nn.Linear(width, latents) for _ in range(2))
+        # Independent, normal and as sharp as they say, until the data contradict.
+        for head in (self.coupling, self.caution, self.skewness):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
-    def forward(self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor, plain: Tensor, course: Tensor, present: Tensor) -> tuple[Any, ...]:
         """Tokens `[pixel, T, D]`, plain inputs `[pixel, T, P]`, their mean `[pixel, P]`, `[pixel, T]` presence.
 
         Returns:
@@ -229,7 +234,14 @@ class _Reader(nn.Module):
         precision = torch.exp(9.0 - F.softplus(9.0 - 2.0 * log_precision)) * present.unsqueeze(1)
         coupling = _bounded(self.coupling(mixed)).unflatten(-1, self.shape).transpose(1, 2)
         caution = torch.exp(-_bounded(self.caution(mixed))).transpose(1, 2)
-        return mixed, _bounded(mean), precision, partial(self.lean, mixed), coupling, caution
+        skewness = torch.tanh(self.skewness(mixed)).transpose(1, 2) if self.bent else None
+        return mixed, _bounded(mean), precision, partial(self.lean, mixed), coupling, caution, skewness
+
+    @property
+    def bent(self) -> bool:
+        """Whether marginals are skewed, or may become so; where not, what that costs is saved."""
+        parts = tuple(self.skewness.parameters())
+        return parts[0].requires_grad or any(bool(p.any()) for p in parts)
 
 
 class _Readout(nn.Module):

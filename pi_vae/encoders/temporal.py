@@ -24,6 +24,8 @@ class DateEmbedding(nn.Module):
         width: `D`.
     """
 
+    frequency: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("frequency", 2 * math.pi / torch.tensor(PERIODS, dtype=torch.float64), persistent=False)

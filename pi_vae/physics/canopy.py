@@ -244,9 +244,10 @@ def _transfer(
     z = lai * mean_decay((ks + ko) * lai)
     parameters = lai, ks, ko, bf, tss, too, z
     if directional_only and eligible(rho, tau, soil, *parameters):
-        parts = (_fused(rho, tau, soil, parameters),)
+        parts: tuple[Tensor, ...] = (_fused(rho, tau, soil, parameters),)
     else:
-        parts = multiple_scattering(rho, tau, soil, *(x.unsqueeze(-1) for x in parameters), directional_only)
+        wide = (x.unsqueeze(-1) for x in parameters)
+        parts = multiple_scattering(rho, tau, soil, *wide, directional_only=directional_only)
     at_once = (sob * spot_leaf).unsqueeze(-1) * rho + (sof * spot_leaf).unsqueeze(-1) * tau
     return at_once + tsstoo.unsqueeze(-1) * soil + parts[0], *parts[1:]
 
@@ -261,7 +262,7 @@ def _fused(rho: Tensor, tau: Tensor, soil: Tensor, parameters: tuple[Tensor, ...
 
 def multiple_scattering(
     rho: Tensor, tau: Tensor, soil: Tensor,
-    lai: Tensor, ks: Tensor, ko: Tensor, bf: Tensor, tss: Tensor, too: Tensor, z: Tensor,
+    lai: Tensor, ks: Tensor, ko: Tensor, bf: Tensor, tss: Tensor, too: Tensor, z: Tensor, *,
     directional_only: bool = True,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """All light but what leaf or soil send to the sensor at once. Arguments broadcast together; ``z`` is the integral

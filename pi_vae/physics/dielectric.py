@@ -167,8 +167,8 @@ def dobson1985(
     s, c = sand / 100, clay / 100
     conductivity = -1.645 + 1.939 * bulk_density - 2.256 * s + 1.594 * c
     if temperature is None:
-        x = frequency_ghz / 18.64
-        spread = 74.1 / (1 + x * x)
+        x: Tensor | float = frequency_ghz / 18.64
+        spread: Tensor | float = 74.1 / (1 + x * x)
         ohmic = 6.46 * conductivity / frequency_ghz
     else:
         t = temperature

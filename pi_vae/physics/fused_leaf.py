@@ -33,7 +33,7 @@ class Plates(torch.autograd.Function):
         return rho, tau
 
     @staticmethod
-    def backward(ctx, grad_rho: Tensor, grad_tau: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, grad_rho: Tensor, grad_tau: Tensor) -> tuple[Tensor | None, ...]:
         k, layers, optics, k_rho, k_tau, m_rho, m_tau = ctx.saved_tensors
         if torch.is_grad_enabled():  # a derivative of this derivative is wanted
             from .leaf import plates

@@ -17,6 +17,7 @@ Example::
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def class_edges(classes: int, like: Tensor) -> Tensor:
         ValueError: ``classes`` is neither 18 nor 13.
     """
     if classes == 18:
-        edges = range(0, 91, 5)
+        edges: Sequence[int] = range(0, 91, 5)
     elif classes == 13:
         edges = (*range(0, 81, 10), 82, 84, 86, 88, 90)
     else:

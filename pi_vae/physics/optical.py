@@ -112,17 +112,13 @@ class Prosail(Tabulated):
         Raises:
             ValueError: a variable or an angle is missing.
         """
-        self._check(variables, geometry)
-        layer, spot = self._structure(variables, geometry)
-        sdr = four_stream(*self.leaf(variables), self.soil(variables), variables["lai"], layer, spot)
+        sdr = four_stream(*self._canopy(self.leaf, self.soil, variables, geometry))
         return combine(sdr, self.table("weights", sdr))
 
     def factors(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Factors:
         """Bidirectional (``sdr``), directional-hemispherical (``dhr``), hemispherical-directional (``hdr``) and
         bihemispherical (``bhr``) reflectance factors, each ``[..., band]``; arguments as for `forward`."""
-        self._check(variables, geometry)
-        layer, spot = self._structure(variables, geometry)
-        parts = hemispherical(*self.leaf(variables), self.soil(variables), variables["lai"], layer, spot)
+        parts = hemispherical(*self._canopy(self.leaf, self.soil, variables, geometry))
         return Factors(*(combine(part, self.table("weights", part)) for part in parts))
 
     def fapar(
@@ -140,10 +136,7 @@ class Prosail(Tabulated):
         Returns:
             ``[...]``, 0..1.
         """
-        self._check(variables, geometry)
-        leaf, soil = self._parts(PAR)
-        layer, spot = self._structure(variables, geometry)
-        share = absorbed(*leaf(variables), soil(variables), variables["lai"], layer, spot)
+        share = absorbed(*self._canopy(*self._parts(PAR), variables, geometry))
         sun, diffuse = (part.mean(-1) for part in share)
         return sun + sky * (diffuse - sun)
 
@@ -157,10 +150,17 @@ class Prosail(Tabulated):
 
     def spectrum(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> Tensor:
         """Reflectance factor at 400..2500 nm in steps of 1 nm, ``[..., 2101]``; arguments as for `forward`."""
-        self._check(variables, geometry)
-        leaf, soil = self._parts(None)
-        layer, spot = self._structure(variables, geometry)
-        return four_stream(*leaf(variables), soil(variables), variables["lai"], layer, spot)
+        return four_stream(*self._canopy(*self._parts(None), variables, geometry))
+
+    def _canopy(
+        self, leaf: Prospect, soil: Soil, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Layer, HotSpot]:
+        """What `four_stream` and its kin take."""
+        _require(variables, self.variables, "variable")
+        _require(geometry, GEOMETRY, "angle")
+        structure = self._structure(variables, geometry)
+        reflectance, transmittance = leaf(variables)
+        return reflectance, transmittance, soil(variables), variables["lai"], *structure
 
     def _structure(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> tuple[Layer, HotSpot]:
         """What does not depend on wavelength."""
@@ -177,10 +177,6 @@ class Prosail(Tabulated):
         """Leaf and soil at other wavelengths than those of the bands."""
         soil = self.soil
         return _leaf_and_soil(self.leaf.version, soil.mode, soil.darkening, wavelength, self.weights.device)
-
-    def _check(self, variables: Mapping[str, Tensor], geometry: Mapping[str, Tensor]) -> None:
-        _require(variables, self.variables, "variable")
-        _require(geometry, GEOMETRY, "angle")
 
 
 @lru_cache(maxsize=16)

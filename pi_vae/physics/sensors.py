@@ -56,8 +56,8 @@ class Sensor:
             ValueError: a band has no response within 400..2500 nm, a negative one, or wavelengths that do not ascend.
         """
         rows = []
-        for band, (wavelength, response) in bands.items():
-            wavelength, response = np.asarray(wavelength, float), np.asarray(response, float)
+        for band, (nm, measured) in bands.items():
+            wavelength, response = np.asarray(nm, float), np.asarray(measured, float)
             if wavelength.shape != response.shape or (np.diff(wavelength) <= 0).any():
                 raise ValueError(f"Band {band!r} of {name}: give ascending wavelengths and as many responses.")
             row = np.interp(GRID, wavelength, response, left=0.0, right=0.0)

@@ -16,6 +16,8 @@ Example:
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -113,7 +115,7 @@ class DenseGiven:
         half = self._half()
         return half.mT @ half
 
-    @property
+    @functools.cached_property
     def variance(self) -> Tensor:
         """`[*batch, V, T]` its diagonal."""
         return self._half().square().sum(-2)

@@ -168,7 +168,7 @@ class EigenGiven:
         half = torch.linalg.solve_triangular(self.cholesky, features, upper=False)
         return half.mT @ half + torch.diag_embed(self.prior.noise * self._kept)
 
-    @property
+    @functools.cached_property
     def variance(self) -> Tensor:
         """`[*batch, V, T]` its diagonal."""
         inverse = torch.cholesky_inverse(self.cholesky)

@@ -33,6 +33,9 @@ class GlobalLatents(nn.Module):
         ValueError: a median or spread is not positive.
     """
 
+    prior_loc: Tensor
+    prior_scale: Tensor
+
     def __init__(self, median: Sequence[float], spread: float | Sequence[float], start: float = 0.05) -> None:
         super().__init__()
         median_ = torch.as_tensor(median, dtype=torch.get_default_dtype())
@@ -72,6 +75,8 @@ class NormalLatents(nn.Module):
         scale: prior standard deviations, of a shape that goes with it.
         start: posterior sd before training.
     """
+
+    prior_scale: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor | float = 1.0, start: float = 0.05) -> None:
         super().__init__()

@@ -28,10 +28,13 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Mapping, Sequence
 
 import gpytorch
 import torch
 from torch import Tensor, nn
+
+from pi_vae.modules import ModuleDict
 
 __all__ = ["FACTORS", "Kernel"]
 
@@ -67,7 +70,7 @@ class Kernel(nn.Module):
         total = sum(weight for weight, _ in terms)
         self.terms: Terms = tuple((weight / total, factors) for weight, factors in terms)
         names = dict.fromkeys(name for _, factors in self.terms for name in factors)
-        self.factors = nn.ModuleDict({name: FACTORS[name]() for name in names})
+        self.factors: ModuleDict[gpytorch.kernels.Kernel] = ModuleDict({name: FACTORS[name]() for name in names})
         for name, factor in self.factors.items():
             # Lengthscales are latents of the model and enter by scaling the dates; the kernel's own stays at 1.
             factor.lengthscale = 1.0
@@ -85,7 +88,8 @@ class Kernel(nn.Module):
     def forward(self, first: Tensor, second: Tensor, lengthscale: Tensor) -> Tensor:
         """Covariance `[V, S, T]` of the process at `[S]` and at `[T]` dates in days; ``lengthscale`` `[V]`."""
         values = {name: self._factor(name, first, second, lengthscale) for name in self.factors}
-        return sum(weight * math.prod(values[name] for name in factors) for weight, factors in self.terms)
+        first_term, *others = (weight * _product(values, factors) for weight, factors in self.terms)
+        return sum(others, first_term)
 
     def slopes(self, first: Tensor, second: Tensor, lengthscale: Tensor) -> tuple[Tensor, Tensor]:
         r"""First and second derivative by the lag first - second, `[V, S, T]` each, in 1/day and 1/day².
@@ -112,7 +116,7 @@ class Kernel(nn.Module):
             for name in factors:
                 own_f, own_s = rates[name]
                 f, s = f + own_f, s + 2 * f * own_f + own_s
-            value = weight * math.prod(values[name] for name in factors)
+            value = weight * _product(values, factors)
             slope, curvature = slope + f * value, curvature + s * value
         return slope, curvature
 
@@ -120,6 +124,13 @@ class Kernel(nn.Module):
         scale = torch.ones_like(lengthscale) if name == "periodic" else lengthscale
         scale = scale[:, None, None]
         return self.factors[name](first[:, None] / scale, second[:, None] / scale).to_dense()
+
+
+def _product(values: Mapping[str, Tensor], factors: Sequence[str]) -> Tensor:
+    product = values[factors[0]]
+    for name in factors[1:]:
+        product = product * values[name]
+    return product
 
 
 def _rates(name: str, lag: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

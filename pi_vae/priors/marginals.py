@@ -45,6 +45,12 @@ class Marginals(nn.Module):
         ValueError: a name is not in the catalogue.
     """
 
+    low: Tensor
+    high: Tensor
+    loc: Tensor
+    scale: Tensor
+    uniform: Tensor
+
     def __init__(self, names: Iterable[str], catalogue: Mapping[str, Variable] = CATALOGUE) -> None:
         super().__init__()
         variables = lookup(names, catalogue)
@@ -90,7 +96,7 @@ class Marginals(nn.Module):
         low, high, loc, scale, uniform = self._along(value, dim)
         outside = (value < low) | (value > high)
         if outside.any():
-            index = outside.movedim(dim, -1).reshape(-1, len(self.names)).any(0).nonzero()[0].item()
+            index = int(outside.movedim(dim, -1).reshape(-1, len(self.names)).any(0).nonzero()[0])
             raise ValueError(
                 f"A value of '{self.names[index]}' lies outside its support "
                 f"[{self.low[index]:g}, {self.high[index]:g}]: check its unit."

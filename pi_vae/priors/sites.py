@@ -17,6 +17,10 @@ What the data leave open about one latent depends on another: a steeper leaf nee
 lean on latents drawn before, :math:`m_{vt} + f_{vt}(s) + \sum_a c_{vta}\,(z_{at} - E z_{at})`: in any way on static
 ones, linearly on how far earlier processes lie from their means. Given the static ones, all processes of a pixel are
 jointly Gaussian, with the means and the factorisations of independent ones: a chain, drawn one after the other.
+
+Where a signal saturates, the data say what a latent exceeds and not what it falls short of. So the distance of a latent
+from its mean, over its standard deviation, may be a bend of a normal score (`pi_vae.priors.skew`), of skewness
+:math:`\epsilon_{vt} (1 - S_{tt})`: none where nothing was seen. Means and variances stay as they are.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ from pyro.distributions import MultivariateNormal, TorchDistribution, constraint
 from torch import Tensor
 from torch.distributions import register_kl
 
+from pi_vae.priors.skew import bend, straighten
+
 __all__ = ["Covariance", "GaussianProcess", "SitePosterior"]
 
 SCALAR = torch.Size()
@@ -41,11 +47,15 @@ class Given(Protocol):
     """What site precisions make of a covariance; see `pi_vae.priors.dense.DenseGiven` for shapes."""
 
     precision: Tensor
-    log_det: Tensor
-    reduction: Tensor
-    variance: Tensor
-    covariance: Tensor
 
+    @property
+    def log_det(self) -> Tensor: ...
+    @property
+    def reduction(self) -> Tensor: ...
+    @property
+    def variance(self) -> Tensor: ...
+    @property
+    def covariance(self) -> Tensor: ...
     def solve(self, mean: Tensor, v: int | None = None) -> Tensor: ...
     def values(self, coordinates: Tensor, v: int | None = None) -> Tensor: ...
     def energy(self, coordinates: Tensor) -> Tensor: ...
@@ -58,10 +68,13 @@ class Covariance(Protocol):
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
-    matrix: Tensor
-    log_det: Tensor
-    defining: tuple[Tensor, ...]
 
+    @property
+    def matrix(self) -> Tensor: ...
+    @property
+    def log_det(self) -> Tensor: ...
+    @property
+    def defining(self) -> tuple[Tensor, ...]: ...
     def draw(self, shape: torch.Size) -> Tensor: ...
     def energy(self, value: Tensor) -> Tensor: ...
     def given(self, precision: Tensor) -> Given: ...
@@ -84,7 +97,7 @@ class GaussianProcess(TorchDistribution):
         self.gram, self.elsewhere = gram, elsewhere
         super().__init__(torch.Size(batch_shape), torch.Size(gram.shape), validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> GaussianProcess:
+    def expand(self, batch_shape: list[int] | tuple[int, ...], _instance: None = None) -> GaussianProcess:
         """Independent copies for the batch."""
         return GaussianProcess(self.gram, self.elsewhere, torch.Size(batch_shape))
 
@@ -93,7 +106,7 @@ class GaussianProcess(TorchDistribution):
         """`[V, T, T]` covariance of each variable."""
         return self.gram.matrix
 
-    def rsample(self, sample_shape: torch.Size = SCALAR) -> Tensor:
+    def rsample(self, sample_shape: list[int] | tuple[int, ...] = SCALAR) -> Tensor:
         """`[*sample, *batch, V, T]` reparametrised draws."""
         return self.gram.draw(self._extended_shape(sample_shape)[:-2])
 
@@ -102,10 +115,15 @@ class GaussianProcess(TorchDistribution):
         return -0.5 * (self.gram.energy(value) + self.gram.log_det).sum(-1) - _half_log_2pi(self)
 
     def condition(
-        self, mean: Tensor, precision: Tensor, coupling: Tensor | None = None, caution: Tensor | None = None
+        self,
+        mean: Tensor,
+        precision: Tensor,
+        coupling: Tensor | None = None,
+        caution: Tensor | None = None,
+        skewness: Tensor | None = None,
     ) -> SitePosterior:
         """Exact posterior given sites (both `[*batch, V, T]`; precision 0 where nothing was seen), see there."""
-        return SitePosterior(self, mean, precision, coupling, caution)
+        return SitePosterior(self, mean, precision, coupling, caution, skewness)
 
     def at(self, dates: Tensor) -> GaussianProcess:
         """The process at its own dates and, after them, at `[S]` others; event `[V, T + S]`."""
@@ -156,6 +174,7 @@ class SitePosterior(TorchDistribution):
             with those of the process itself, of which a site leans on earlier ones only (the rest is not read).
         caution: `[*batch, V, T]` share of the precision that counts for the spread (default 1): below 1 where site
             means are known to err more than their precision says. The means stay as they are.
+        skewness: `[*batch, V, T]` of the marginals, where something was seen (default: they are normal).
     """
 
     arg_constraints: dict = {}
@@ -169,8 +188,9 @@ class SitePosterior(TorchDistribution):
         precision: Tensor,
         coupling: Tensor | None = None,
         caution: Tensor | None = None,
+        skewness: Tensor | None = None,
     ) -> None:
-        self.prior, self.coupling = prior, coupling
+        self.prior, self.coupling, self.skewness = prior, coupling, skewness
         self.sites = (mean, precision, caution)
         self.earlier = mean.new_zeros(*mean.shape[:-2], 0, mean.shape[-1])
         self.sharp = prior.gram.given(precision)  # site means -> posterior means
@@ -201,7 +221,8 @@ class SitePosterior(TorchDistribution):
         """
         mean, precision, caution = (x if x is None else F.pad(x, (0, len(dates))) for x in self.sites)
         coupling = self.coupling if self.coupling is None else F.pad(self.coupling, (0, 0, 0, len(dates)))
-        extended = SitePosterior(self.prior.at(dates), mean, precision.expand_as(mean), coupling, caution)
+        skewness = self.skewness if self.skewness is None else F.pad(self.skewness, (0, len(dates)))
+        extended = SitePosterior(self.prior.at(dates), mean, precision.expand_as(mean), coupling, caution, skewness)
         extended.earlier = F.pad(self.earlier, (0, len(dates)))
         return extended
 
@@ -230,7 +251,7 @@ class SitePosterior(TorchDistribution):
 
     @property
     def covariance(self) -> Tensor:
-        """`[*batch, V, T, T]` posterior covariance of each latent, given what its sites lean on."""
+        """`[*batch, V, T, T]` posterior covariance of each latent, given what its sites lean on, before any bend."""
         return self.spread.covariance
 
     @property
@@ -238,27 +259,48 @@ class SitePosterior(TorchDistribution):
         """`[*batch, V, T]` diagonal of `covariance`."""
         return self.spread.variance
 
-    def rsample(self, sample_shape: torch.Size = SCALAR) -> Tensor:
+    def rsample(self, sample_shape: list[int] | tuple[int, ...] = SCALAR) -> Tensor:
         """`[*sample, *batch, V, T]` reparametrised draws, correlated in time."""
-        noise = self.spread.draw(self._extended_shape(sample_shape)[:-2])
+        noise = self._noise(self._extended_shape(sample_shape)[:-2])
         return self.sharp.values(self._centre(noise)) + noise
 
     def log_prob(self, value: Tensor) -> Tensor:
         """`[*batch]` log density of `[*batch, V, T]` values."""
-        deviation = self._deviation(value)
+        deviation, log_slope = self._straightened(self._deviation(value))
         _, precision, caution = self.sites
         precision = precision if caution is None else precision * caution
         energy = self.prior.gram.energy(deviation) + (precision * deviation.square()).sum(-1)
         log_det = self.spread.log_det - self.prior.gram.log_det
-        return 0.5 * (log_det - energy).sum(-1) - _half_log_2pi(self)
+        return (0.5 * (log_det - energy) + log_slope.sum(-1)).sum(-1) - _half_log_2pi(self)
 
     def datewise_log_prob(self, value: Tensor) -> Tensor:
         """`[*batch]` sum over variables and dates of the log density of a value at its date, whatever the other dates.
 
         Given, as in `log_prob`, what its site leans on.
         """
-        scaled = self._deviation(value).square() / self.variance
-        return -0.5 * (scaled + self.variance.log()).sum((-2, -1)) - _half_log_2pi(self)
+        deviation, log_slope = self._straightened(self._deviation(value))
+        scaled = deviation.square() / self.variance
+        return (log_slope - 0.5 * (scaled + self.variance.log())).sum((-2, -1)) - _half_log_2pi(self)
+
+    def _noise(self, shape: torch.Size) -> Tensor:
+        """`[*shape, V, T]` draws of the distances from the means, given what the sites lean on."""
+        noise = self.spread.draw(shape)
+        if self.skewness is None:
+            return noise
+        scale = self.variance.sqrt()
+        return scale * bend(noise / scale, self._skewness)
+
+    def _straightened(self, deviation: Tensor) -> tuple[Tensor, Tensor]:
+        """Normal distances that bent ones come from, and the log derivatives of these by those."""
+        if self.skewness is None:
+            return deviation, torch.zeros_like(deviation)
+        scale = self.variance.sqrt()
+        scores, log_slope = straighten(deviation / scale, self._skewness)
+        return scale * scores, log_slope
+
+    @property
+    def _skewness(self) -> Tensor:
+        return self.skewness * (1 - self.variance).clamp_min(0.0)
 
     def _deviation(self, value: Tensor) -> Tensor:
         """`[*batch, V, T]` how far values lie from their means given what the sites lean on."""
@@ -274,8 +316,12 @@ class SitePosterior(TorchDistribution):
     def divergence(self) -> Tensor:
         """`[*batch]` Kullback-Leibler divergence from the prior, in nats.
 
-        Closed given what the sites lean on; over the earlier latents of the same process, an unbiased mean by one draw.
+        Closed given what the sites lean on; over the earlier latents of the same process, and of skewed marginals, an
+        unbiased mean by one draw.
         """
+        if self.skewness is not None:
+            drawn = self.rsample()
+            return self.log_prob(drawn) - self.prior.log_prob(drawn)
         centre = self.coordinates if self.coupling is None else self._centre(self.spread.draw(self.batch_shape))
         spread = self.spread.log_det - self.spread.reduction
         return 0.5 * (spread + self.sharp.energy(centre)).sum(-1)

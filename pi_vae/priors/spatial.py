@@ -48,7 +48,7 @@ class SpatialPrior(TorchDistribution):
     def support(self):
         return self.temporal.support
 
-    def expand(self, batch_shape: torch.Size, _instance=None) -> SpatialPrior:
+    def expand(self, batch_shape: Sequence[int], _instance=None) -> SpatialPrior:
         """Itself: its pixels are those that it was made for."""
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(f"A prior of {self.batch_shape[0]} pixels cannot be that of {tuple(batch_shape)}.")

@@ -140,7 +140,7 @@ class TemporalGP(nn.Module):
     def _gram(self, backend: str, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> Covariance:
         dtype, filters = lengthscale.dtype, self.kernel.filters
         auto = backend == "auto" and len(dates) >= SHORT
-        if backend == "kalman":
+        if backend == "kalman" and filters is not None:
             weights = [weight for weight, _ in self.kernel.terms]
             return StateSpace(filters, weights, dates, lengthscale, _share(static_odds), NUGGET, dtype)
         covariance = self.covariance(dates, dates, lengthscale, static_odds)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import matplotlib
 import numpy as np
 import pytest
-import sympy
 import xarray as xr
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
-from inference.discovery import Law, Laws
+from inference.discovery import Laws
 from inference.discovery.figures import laws_figure, residual_law
 from inference.plots import (
     elbo,
@@ -23,138 +23,7 @@ from inference.plots import (
     withheld_skill,
 )  # fmt: skip
 
-CHANNELS = {"s2": ("B04", "B08"), "s1": ("VV", "VH")}
-DATES, PIXELS, DRAWS, HEIGHT, WIDTH = 14, 24, 60, 12, 16
-NULL = tuple(np.linspace(-0.05, 0.12, 39))
-
-
-def days(count: int = DATES) -> np.ndarray:
-    return np.datetime64("2021-01-15T10:45", "ns") + np.arange(count) * np.timedelta64(26, "D")
-
-
-def season(phase: float | np.ndarray = 0.0) -> np.ndarray:
-    return 0.3 + 3.5 * np.exp(-0.5 * ((np.arange(DATES) - 6.0 - phase) / 2.2) ** 2)
-
-
-@pytest.fixture(scope="module")
-def tree() -> xr.DataTree:
-    """A pixel is bare, green and bare again; VV has a residual that falls with LAI, VH noise."""
-    rng = np.random.default_rng(0)
-    lai = season(rng.normal(0, 1, (PIXELS, 1)))
-    moisture = 0.2 + 0.06 * np.cos(np.arange(DATES)) + 0.02 * rng.normal(size=(PIXELS, 1))
-    residual = np.stack([1.5 * np.exp(-0.6 * lai) - 0.6, 0.3 * rng.normal(size=lai.shape)], -1)
-    red, nir = 0.12 - 0.02 * lai, 0.2 + 0.07 * lai
-    signal = {"s2": np.stack([red, nir], -1), "s1": np.stack([-9 - lai, -17 + lai], -1)}
-
-    def draws(mean: np.ndarray, sd: float) -> np.ndarray:
-        return mean + sd * rng.normal(size=(1, DRAWS, *mean.shape))
-
-    dims, time = ("chain", "draw", "pixel", "time"), days()
-    posterior = {
-        "lai": (dims, draws(lai, 0.3).clip(0.01)),
-        "cab": (dims, draws(30 + 4 * lai, 6.0)),
-        "soil_moisture": (dims, draws(moisture, 0.03).clip(0.03)),
-        "residual_s1": ((*dims, "s1_channel"), draws(residual, 0.15), {"units": "dB"}),
-    }
-    predictive, observed, constant, coords = {}, {}, {}, {}
-    for name, values in signal.items():
-        axes = ("pixel", f"{name}_time", f"{name}_channel")
-        unit, noise = {"s2": ("1", 0.012), "s1": ("dB", 0.8)}[name]
-        seen = rng.random((PIXELS, DATES)) < (0.6 if name == "s2" else 0.95)
-        predictive[name] = (("chain", "draw", *axes), draws(values, noise), {"units": unit})
-        noisy = values + noise * rng.normal(size=values.shape)
-        observed[name] = (axes, np.where(seen[..., None], noisy, np.nan), {"units": unit})
-        constant[f"{name}_seen"] = (axes[:2], seen)
-        coords |= {axes[1]: time, axes[2]: list(CHANNELS[name])}
-    place = {"pixel_row": ("pixel", np.arange(PIXELS) // 6), "pixel_column": ("pixel", np.arange(PIXELS) % 6)}
-    groups = {
-        "posterior": (posterior, {"time": time, "s1_channel": coords["s1_channel"]}),
-        "posterior_predictive": (predictive, coords),
-        "observed_data": (observed, coords),
-        "constant_data": (constant, {"s1_time": time, "s2_time": time, "time": time}),
-    }
-    return xr.DataTree.from_dict({k: xr.Dataset(v, c | place) for k, (v, c) in groups.items()})
-
-
-@pytest.fixture(scope="module")
-def maps() -> xr.Dataset:
-    """A field that greens from west to east; the first pixel was never observed, optics saw the other dates."""
-    rng = np.random.default_rng(1)
-    space, fields = ("y", "x"), np.repeat(season(np.linspace(-2, 2, WIDTH)[:, None])[None], HEIGHT, 0)
-    lai = fields.transpose(2, 0, 1) * rng.uniform(0.8, 1.2, (HEIGHT, WIDTH))
-    flags = np.zeros((DATES, HEIGHT, WIDTH), np.uint8)
-    flags[:, 0, 0] = 1 | 2 | 4
-    arrays = {
-        "lai_mean": (("time", *space), lai.astype("f4"), {"units": "m2 m-2"}),
-        "lai_sd": (("time", *space), (0.1 + 0.2 * lai).astype("f4"), {"units": "m2 m-2"}),
-        "n_mean": (space, rng.normal(1.5, 0.1, (HEIGHT, WIDTH)), {"units": "1"}),
-        "n_sd": (space, np.full((HEIGHT, WIDTH), 0.2), {"units": "1"}),
-        "flags": (("time", *space), flags),
-    }
-    coords = {"time": days(), "y": 5e6 - 10.0 * np.arange(HEIGHT), "x": 5e5 + 10.0 * np.arange(WIDTH)}
-    coords["spatial_ref"] = 0
-    signal = {"s2": np.stack([0.12 - 0.02 * lai, 0.2 + 0.07 * lai], 1), "s1": np.stack([-9 - lai, -17 + lai], 1)}
-    for name, values in signal.items():
-        dims, attrs = (f"{name}_time", f"{name}_channel", *space), {"units": "1" if name == "s2" else "dB"}
-        coords |= {dims[0]: days(), dims[1]: list(CHANNELS[name])}
-        arrays[f"{name}_mean"] = (dims, values, attrs)
-        arrays[f"residual_{name}_mean"] = (dims, values - values.mean(0), attrs)
-    return xr.Dataset(arrays, coords)
-
-
-@pytest.fixture(scope="module")
-def cube(maps: xr.Dataset) -> xr.DataTree:
-    """Observations 0.01 or 0.5 dB off, by turns up and down; one is withheld and absurd."""
-    nodes = {}
-    for name, (variable, dim) in {"s2": ("reflectance", "band"), "s1": ("backscatter", "pol")}.items():
-        sign = np.where(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 2, 1.0, -1.0)
-        values = maps[f"{name}_mean"].values + (0.01 if name == "s2" else 0.5) * sign
-        withheld = np.zeros((DATES, HEIGHT, WIDTH), bool)
-        withheld[3, 2, 2], values[3, :, 2, 2] = True, 50.0
-        values = 10 ** (values / 10) if name == "s1" else values
-        nodes[name] = xr.Dataset(
-            {
-                variable: (("time", dim, "y", "x"), values),
-                "valid": (("time", "y", "x"), np.ones_like(withheld)),
-                "withheld": (("time", "y", "x"), withheld),
-            },
-            {"time": days(), dim: list(CHANNELS[name])},
-        )
-    return xr.DataTree.from_dict(nodes)
-
-
-def make_laws(heldout: float) -> Laws:
-    """Two candidates for VV, the second with the held-out skill given, and one for VH that is worthless."""
-
-    def law(channel: str, form: str, complexity: int, skill: float) -> Law:
-        coefficients = {name: value for name, value in {"c0": 1.5, "c1": -0.6}.items() if name in form}
-        symbols = {name: sympy.Symbol(name) for name in ("lai", "c0", "c1")}
-        known = tuple(map(tuple, np.diag([0.01, 0.0025][-len(coefficients) :]).tolist()))
-        return Law(
-            "s1", channel, CHANNELS["s1"], sympy.sympify(form, symbols), coefficients, known, "dB",
-            {"lai": "m2 m-2"}, {"lai": (0.3, 3.8)}, {"lai": 1.2}, complexity, -skill, skill + 0.05, skill, NULL,
-        )  # fmt: skip
-
-    front = (law("VV", "c1*lai", 3, 0.05), law("VV", "c0*exp(c1*lai)", 6, heldout), law("VH", "c1*lai", 3, -4.0))
-    return Laws("s1", front, NULL)
-
-
-SCORES = {
-    "s2": {
-        "n": 1200,
-        "rmse": {"B04": 0.02, "B08": 0.03},
-        "coverage_90": 0.9,
-        "coverage_90_by_channel": {"B04": 0.88, "B08": 0.92},
-        "baselines": {"linear": {"B04": 0.04, "B08": 0.04}, "date_mean": {"B04": 0.025, "B08": 0.06}},
-    },
-    "s1": {
-        "n": 900,
-        "rmse": {"VV": 1.2},
-        "coverage_90": 0.75,
-        "coverage_90_by_channel": {"VV": 0.75},
-        "baselines": {"linear": {"VV": 1.0}, "date_mean": {"VV": None}},
-    },
-}
+MakeLaws = Callable[[float], Laws]
 
 
 def panels(figure: Figure) -> list:
@@ -172,7 +41,7 @@ def test_map_has_mean_and_sd_at_six_dates(maps: xr.Dataset) -> None:
     figure = variable_map(maps, "lai")
     grid = panels(figure)
     assert len(grid) == 12
-    assert [a.get_title() for a in grid[:6]] == [str(d)[:10] for d in days()[[0, 3, 5, 8, 10, 13]]]
+    assert [a.get_title() for a in grid[:6]] == [str(d)[:10] for d in maps.time.values[[0, 3, 5, 8, 10, 13]]]
     np.testing.assert_allclose(grid[1].images[0].get_array(), np.ma.masked_array(maps.lai_mean[3]), rtol=1e-6)
     np.testing.assert_allclose(grid[7].images[0].get_array(), np.ma.masked_array(maps.lai_sd[3]), rtol=1e-6)
     labels = [a.get_ylabel() for a in figure.axes if a.get_label() == "<colorbar>"]
@@ -202,7 +71,7 @@ def test_dates_asked_for_are_the_nearest(maps: xr.Dataset) -> None:
 def test_static_variable_has_one_column_and_distances(maps: xr.Dataset) -> None:
     figure = variable_map(maps, "n")
     assert len(panels(figure)) == 2
-    assert panels(figure)[0].get_ylabel() == "y [km]" and figure.get_supxlabel() == "x [km]"
+    assert panels(figure)[0].get_ylabel() == "y [km]" and panels(figure)[1].get_xlabel() == "x [km]"
     assert panels(figure)[0].images[0].get_extent() == pytest.approx([0, 0.16, 0, 0.12])
 
 
@@ -248,7 +117,7 @@ def test_bands_are_the_quantiles_of_the_draws(tree: xr.DataTree) -> None:
 
 
 def test_observations_are_dots_and_withheld_ones_open(tree: xr.DataTree) -> None:
-    withheld = {"s1": (days()[[2, 5]], np.array([[-10.0, -16.0], [-11.0, -15.0]]))}
+    withheld = {"s1": (tree["posterior"].time.values[[2, 5]], np.array([[-10.0, -16.0], [-11.0, -15.0]]))}
     axes = pixel_series(tree, 3, withheld).axes
     dots = {line.get_label(): line for line in axes[5].lines}
     np.testing.assert_array_equal(dots["observed"].get_ydata(), tree["observed_data"]["s1"].values[3, :, 1])
@@ -275,8 +144,10 @@ def test_reconstruction_gives_the_error_of_what_was_seen(maps: xr.Dataset, cube:
     for axes, rmse, unit in zip(found, ("0.01", "0.01", "0.5", "0.5"), ("–", "–", "dB", "dB"), strict=True):
         assert f"RMSE {rmse}" in axes.get_title() and axes.get_xlabel() == f"observed [{unit}]"
         counted = axes.collections[0].get_array().sum()
-        assert 0.99 * DATES * HEIGHT * WIDTH < counted < DATES * HEIGHT * WIDTH
-    observed = np.delete(10 * np.log10(cube["s1"]["backscatter"].values[:, 0]), (3 * HEIGHT + 2) * WIDTH + 2)
+        assert 0.99 * maps.lai_mean.size < counted < maps.lai_mean.size
+    observed = np.delete(
+        10 * np.log10(cube["s1"]["backscatter"].values[:, 0]), np.ravel_multi_index((3, 2, 2), maps.lai_mean.shape)
+    )
     assert f"R² {1 - 0.25 / observed.var():.2f}" in found[2].get_title()
 
 
@@ -293,8 +164,8 @@ def test_elbo_is_the_negative_loss_and_clips_the_start() -> None:
         elbo({"step": [], "loss": [], "seconds": []})
 
 
-def test_bars_are_ratios_and_dots_are_coverage() -> None:
-    upper, lower = withheld_skill(SCORES).axes
+def test_bars_are_ratios_and_dots_are_coverage(scores: dict) -> None:
+    upper, lower = withheld_skill(scores).axes
     heights = [bar.get_height() for bar in upper.patches]
     np.testing.assert_allclose(heights, [0.5, 0.75, 1.2, 0.8, 0.5, np.nan])
     np.testing.assert_allclose(lower.lines[0].get_ydata(), [0.88, 0.92, 0.75])
@@ -306,7 +177,7 @@ def test_bars_are_ratios_and_dots_are_coverage() -> None:
 # Laws
 
 
-def test_the_law_that_passes_is_shown_and_named(tree: xr.DataTree) -> None:
+def test_the_law_that_passes_is_shown_and_named(tree: xr.DataTree, make_laws: MakeLaws) -> None:
     figure = residual_law(tree, make_laws(0.7))
     assert figure.get_suptitle() == "Laws that pass the null"
     vv, vh, front = figure.axes
@@ -323,17 +194,17 @@ def test_the_law_that_passes_is_shown_and_named(tree: xr.DataTree) -> None:
     assert np.isclose(bars[:, None], sd.ravel(), rtol=1e-4).any(1).all()
 
 
-def test_front_has_the_null_and_fills_only_what_passes(tree: xr.DataTree) -> None:
+def test_front_has_the_null_and_fills_only_what_passes(tree: xr.DataTree, make_laws: MakeLaws) -> None:
     front = residual_law(tree, make_laws(0.7)).axes[-1]
     (band,) = front.patches
-    assert band.get_y() + band.get_height() == pytest.approx(np.quantile(NULL, 0.95, method="higher"))
+    assert band.get_y() + band.get_height() == pytest.approx(np.quantile(make_laws(0.7).null, 0.95, method="higher"))
     points = {(line.get_xdata()[0], round(float(line.get_ydata()[0]), 3)): line for line in front.lines
               if line.get_marker() == "o"}  # fmt: skip
     assert points[3, 0.05].get_markerfacecolor() == "white" != points[6, 0.7].get_markerfacecolor()
     assert front.get_ylim()[0] > -1, "a skill of -4 must not squeeze the rest"
 
 
-def test_no_law_is_said_to_be_none(tree: xr.DataTree) -> None:
+def test_no_law_is_said_to_be_none(tree: xr.DataTree, make_laws: MakeLaws) -> None:
     figure = residual_law(tree, make_laws(0.08))
     assert figure.get_suptitle() == "No law passes the null"
     assert figure.axes[0].get_title().startswith("VV: best candidate, fails the null")
@@ -341,12 +212,12 @@ def test_no_law_is_said_to_be_none(tree: xr.DataTree) -> None:
     assert [a.get_title() for a in empty.axes[:2]] == ["VV: no candidate", "VH: no candidate"]
 
 
-def test_laws_of_another_modality_are_refused(tree: xr.DataTree) -> None:
+def test_laws_of_another_modality_are_refused(tree: xr.DataTree, make_laws: MakeLaws) -> None:
     with pytest.raises(ValueError, match="target='s1'"):
         residual_law(tree, make_laws(0.7), target="s2")
 
 
-def test_what_an_input_does_is_shown_with_its_band() -> None:
+def test_what_an_input_does_is_shown_with_its_band(make_laws: MakeLaws) -> None:
     front, panel = laws_figure(make_laws(0.7)).axes
     assert front.get_xlabel() == "complexity [count]" and panel.get_xlabel() == "lai [m² m⁻²]"
     (curve,) = (line for line in panel.lines if len(line.get_xdata()) > 2)
@@ -365,10 +236,12 @@ def test_what_an_input_does_is_shown_with_its_band() -> None:
 # All
 
 
-def test_figures_save_and_leave_no_state(tree: xr.DataTree, maps: xr.Dataset, cube: xr.DataTree) -> None:
+def test_figures_save_and_leave_no_state(
+    tree: xr.DataTree, maps: xr.Dataset, cube: xr.DataTree, make_laws: MakeLaws, scores: dict
+) -> None:
     before = dict(matplotlib.rcParams)
     for figure in (variable_map(maps, "lai"), pixel_series(tree), residual_law(tree, make_laws(0.7)),
-                   reconstruction(maps, cube), withheld_skill(SCORES)):  # fmt: skip
+                   reconstruction(maps, cube), withheld_skill(scores)):  # fmt: skip
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=40)
         assert file.getvalue()[:8] == b"\x89PNG\r\n\x1a\n"

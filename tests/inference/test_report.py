@@ -1,16 +1,20 @@
-"""The report holds the numbers of the run, its figures in itself, and nothing from elsewhere."""
+"""The report holds the numbers of the run, its figures in itself, what to be careful of, and nothing from elsewhere."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
+from inference import fit
 from inference.report import write_report
+from inference.report.cautions import cautions
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -176,8 +180,8 @@ def test_headings_are_nested_and_links_lead_to_sections(page: Page) -> None:
     levels = [tag for tag, _ in page.headings]
     assert levels[0] == "h1" and levels.count("h1") == 1 and levels[1] == "h2"
     assert [text for tag, text in page.headings if tag == "h2"] == [
-        "What was fitted", "Skill on withheld observations", "Calibration", "Variables at their bounds", "Maps",
-        "Series", "Reconstruction", "Residual and laws", "Run time and memory", "Versions", "Other figures",
+        "Warnings", "What was fitted", "Skill on withheld observations", "Calibration", "Variables at their bounds",
+        "Maps", "Series", "Reconstruction", "Residual and laws", "Run time and memory", "Versions", "Other figures",
     ]  # fmt: skip
     ids = {value for _, name, value in page.attributes if name == "id"}
     assert all(value[1:] in ids for _, name, value in page.attributes if name == "href")
@@ -197,8 +201,109 @@ def test_missing_keys_leave_sections_that_say_so(tmp_path: Path) -> None:
     assert page.row("B04", "0.02") == ["B04", "0.02", "–", "–", "–", "–"]
 
 
+# Warnings
+
+
+def test_a_sound_run_has_no_warnings() -> None:
+    score = {"n": 500, "rmse": {"B04": 0.02}, "coverage_90": 0.9, "coverage_90_by_channel": {"B04": 0.9},
+             "baselines": {"linear": {"B04": 0.03}}}  # fmt: skip
+    sound = {"settings": {"steps": 1000}, "withheld": {"s2": score}, "at_bound": {"lai": 0.05}}
+    assert cautions(sound) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"settings": {"steps": 150}}, "The fit had 150 steps: below 500"),
+        ({"fit": {"steps": 1000, "steps_done": 400}}, "The fit stopped at step 400 of 1000"),
+        ({"data": {"source": "simulator"}}, "The cube was simulated"),
+        ({"withheld": {}}, "No observation was withheld"),
+        ({"n": 99}, "s2: scores rest on 99 withheld observations"),
+        ({"coverage_90": 0.84}, "s2: 90 % intervals are too narrow; they hold all channels 84.0 %."),
+        ({"coverage_90_by_channel": {"B04": 0.96}}, "s2: 90 % intervals are too wide; they hold B04 96.0 %."),
+        ({"rmse": {"B04": 0.031}}, "s2: linear interpolation in time is better at B04."),
+        ({"at_bound": {"lai": 0.051, "cab": None, "other": 0.01}}, "Leaf area index: 5.1 % of the posterior means"),
+    ],
+)
+def test_each_fault_has_one_warning(changed: dict, sentence: str) -> None:
+    score = {"n": 500, "rmse": {"B04": 0.02}, "coverage_90": 0.9, "coverage_90_by_channel": {"B04": 0.9},
+             "baselines": {"linear": {"B04": 0.03}}}  # fmt: skip
+    score |= {key: value for key, value in changed.items() if key in score}
+    rest = {key: value for key, value in changed.items() if key not in score}
+    (found,) = cautions({"settings": {"steps": 1000}, "withheld": {"s2": score}} | rest)
+    assert found.startswith(sentence)
+
+
+def test_scores_that_are_not_known_are_no_warning() -> None:
+    score = {"rmse": {"B04": None}, "coverage_90": None, "coverage_90_by_channel": {"B04": float("nan")}}
+    assert cautions({"withheld": {"s2": score}}) == []
+
+
+def test_the_page_shows_the_warnings_of_its_metrics(page: Page, tmp_path: Path) -> None:
+    section = re.search(r"<section id='warnings'.*?</section>", page.text, re.DOTALL)
+    assert section is not None
+    shown = re.findall(r"<li>(.*?)</li>", section[0])
+    assert shown == cautions(METRICS) and any("better at B08" in sentence for sentence in shown)
+    assert "Nothing in the metrics calls for caution." in write(
+        tmp_path, {"withheld": {"s2": {"rmse": {"B04": 0.02}}}}
+    ).text  # fmt: skip
+
+
+# The folder of a fit
+
+
+@pytest.fixture(scope="module")
+def run_folder(build, simulated, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("fit") / "run"
+    options = {"patches": 1, "patch_size": 4, "pixels": 4, "progress": False, "device": "cpu"}
+    fit(build(), simulated, steps=12, seed=7, checkpoint=folder, **options)
+    return folder
+
+
+def test_a_checkpoint_alone_makes_a_page(run_folder: Path) -> None:
+    state = torch.load(run_folder / "checkpoint.pt", weights_only=True)
+    page = Page(write_report(run_folder).read_text(encoding="utf-8"))
+    assert page.row("steps") == ["steps", "12"] and page.row("steps_done") == ["steps_done", "12"]
+    assert page.row("seed") == ["seed", "7"] and page.row("model.width") == ["model.width", "16"]
+    assert page.row("model.modalities.s2.bands") == ["model.modalities.s2.bands", "B03, B04, B08"]
+    assert page.row("model.modalities.s2.laws") == ["model.modalities.s2.laws", "none"]
+    assert float(page.row("elbo_nat_per_observation")[1]) == pytest.approx(-state["history"]["loss"][-1], rel=1e-4)
+    assert float(page.row("fit")[1]) == pytest.approx(state["history"]["seconds"][-1], rel=0.01)
+    assert page.row("pi_vae that fitted") == ["pi_vae that fitted", state["version"]]
+    assert page.row("torch, now")[1].startswith(torch.__version__.split("+")[0])
+    (figure,) = page.images["time"]
+    assert base64.b64decode(figure["src"].removeprefix("data:image/png;base64,"))[:8] == PNG[:8]
+    assert "The fit had 12 steps" in page.text and "No observation was withheld" in page.text
+    assert sorted(file.name for file in run_folder.iterdir()) == ["checkpoint.pt", "report.html"]
+
+
+def test_metrics_figures_and_laws_beside_a_checkpoint_are_shown_too(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(run_folder / "checkpoint.pt", tmp_path)
+    metrics = METRICS | {"settings": {"steps": 1500, "model": {"width": 99}}}
+    page = write(tmp_path, metrics, {"modality": "s1", "front": [law(True)], "null": []}, ("elbo.png", "map_lai.png"))
+    assert page.row("model.width") == ["model.width", "99"], "metrics overrule"
+    assert page.row("seed") == ["seed", "7"] and page.row("B04", "0.0213")[2] == "0.0426"
+    assert page.row("predict") == ["predict", "45"] and page.row("fit") == ["fit", "312"]
+    assert page.row("VV", "5")[5] == "passes"
+    (figure,) = page.images["time"]
+    assert base64.b64decode(figure["src"].removeprefix("data:image/png;base64,")) == PNG, "the figure of the folder"
+
+
+def test_an_unfinished_or_damaged_checkpoint_says_so(run_folder: Path, tmp_path: Path) -> None:
+    state = torch.load(run_folder / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"step": 5, "history": {"step": [], "loss": [], "seconds": []}}, tmp_path / "checkpoint.pt")
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "The fit stopped at step 5 of 12" in page.text and "time" not in page.images
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="checkpoint.pt is no checkpoint, or damaged"):
+        write_report(tmp_path)
+    torch.save({"weights": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="is no checkpoint of a fit: give the folder"):
+        write_report(tmp_path)
+
+
 def test_faults_of_the_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="No metrics.json in"):
+    with pytest.raises(FileNotFoundError, match="No metrics.json and no checkpoint.pt in"):
         write_report(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(ValueError, match="metrics.json is not JSON"):

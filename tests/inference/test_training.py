@@ -107,7 +107,7 @@ def test_the_last_steps_set_the_spread_alone(build, simulated, monkeypatch):
         for (name, before), after in zip(models[0.0].named_parameters(), models[0.25].parameters(), strict=True)
         if not torch.equal(before, after)
     }
-    kinds = ("noise", "caution", "coupling", "static_spread", "static_shape")
+    kinds = ("noise", "caution", "skewness", "coupling", "static_spread", "static_shape")
     assert all(any(kind in name for kind in kinds) for name in changed)
     assert all(any(kind in name for name in changed) for kind in kinds)
     assert all(p.requires_grad for p in models[0.25].encoder.parameters())

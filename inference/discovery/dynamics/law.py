@@ -154,7 +154,7 @@ class DynamicalLaw:
         if times.ndim != 1 or len(times) < 2 or not (np.diff(times) > 0).all():
             raise ValueError("The times of a simulation are not a series that increases: sort them.")
         for name in self.drivers:
-            if np.shape(drivers.get(name)) != times.shape:
+            if name not in drivers or np.shape(drivers[name]) != times.shape:
                 raise ValueError(f"The driver {name!r} is not given at all {len(times)} times: pass it in drivers.")
         system = list(self.system.values())
 

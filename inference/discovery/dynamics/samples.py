@@ -179,7 +179,7 @@ def _joint(
             ]
             return torch.stack(torch.broadcast_tensors(*columns), -1)
 
-        yield jvp(read, (value, dates), (slope, torch.ones_like(dates)))
+        yield jvp(read, (value, dates), (slope, torch.ones_like(dates)))[:2]
 
 
 def _reader(model: PhysicsVAE, name: str) -> tuple[str, int, str]:

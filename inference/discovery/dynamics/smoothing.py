@@ -100,10 +100,11 @@ def _drawn(
     centre, spread = np.nanmean(series), np.nanstd(series)
     y, t, there = torch.from_numpy(np.nan_to_num((series - centre) / spread)), torch.from_numpy(days), _double(dates)
     near, far = basis
-    best: _Fit | None = None
-    for kernel in kernels:  # each starts where the best one before it ended
-        fit = _Fit(TemporalGP(kernel, backend="dense"), t, y, seen, near, None if best is None else best.logs)
-        best = fit if best is None or fit.evidence > best.evidence else best
+    first, *others = (TemporalGP(kernel, backend="dense") for kernel in kernels)
+    best = _Fit(first, t, y, seen, near)
+    for temporal in others:  # each starts where the best one before it ended
+        fit = _Fit(temporal, t, y, seen, near, best.logs)
+        best = fit if fit.evidence > best.evidence else best
     beta = best.beta(draws)
     prior = best.temporal.prior(t, best.lengthscale[None], best.odds[None])
     precision = (seen * (best.amplitude / best.noise) ** 2).unsqueeze(-2)
@@ -183,8 +184,8 @@ class _Fit:
         value = 0.5 * (energy - explained + log_det) + factor.diagonal().log().sum()
         # Of odds and relevances the order of magnitude is expected: few pixels tell it badly.
         value = value + 0.5 * (at[3] / 3) ** 2 + 0.5 * ((at[4:] + 2) / 3).square().sum()
-        value.backward()
-        return float(value.detach()), at.grad.numpy()
+        (slope,) = torch.autograd.grad(value, at)
+        return float(value.detach()), slope.numpy()
 
 
 def _basis(

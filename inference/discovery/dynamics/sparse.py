@@ -141,9 +141,9 @@ class _Problem:
         self.hessian = hessian / np.outer(self.norm, self.norm) + RIDGE * np.eye(self.size)
         self.gradient = gradient / self.norm
 
-    def solve(self, alive: Sequence[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    def solve(self, terms: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """`[N]` coefficients, `[N]` loss that dropping each would cost, number of free ones; zero but for some."""
-        alive = np.asarray(alive, dtype=int)
+        alive = np.asarray(terms, dtype=int)
         c, cost = np.zeros(self.size), np.full(self.size, np.inf)
         if not len(alive):
             return c, cost, 0

@@ -144,11 +144,11 @@ def anchored(
     some = x[np.linspace(0, len(x) - 1, max(int(ANCHORS * len(x)), 1)).astype(int)]
     weight = HEAVY * weights.mean()
     for name, (approach, value) in template.limits.items():
-        column = list(names).index(name)
+        column, end = list(names).index(name), float(approach)
         low, high = x[:, column].min(), x[:, column].max()
         far = FAR * (high - low)
         rows = some.copy()
-        rows[:, column] = approach if np.isfinite(approach) else high + far if approach > 0 else low - far
+        rows[:, column] = end if np.isfinite(end) else high + far if end > 0 else low - far
         x, y = np.concatenate([x, rows]), np.concatenate([y, np.full(len(rows), float(value))])
         weights = np.concatenate([weights, np.full(len(rows), weight)])
     return x, y, weights

@@ -113,7 +113,11 @@ def _runners_up(regressor, letters: list[str]) -> set[tuple[int, str]]:
         accuracy, length = individual.GetFitness(0), int(individual.GetFitness(1))
         text = regressor.get_model_string(individual.Genotype, DIGITS, letters)
         best.setdefault(length, {})[text] = accuracy
-    return {(length, text) for length, models in best.items() for text in sorted(models, key=models.get)[:PER_LENGTH]}
+    return {
+        (length, text)
+        for length, models in best.items()
+        for text in sorted(models, key=models.__getitem__)[:PER_LENGTH]
+    }
 
 
 def _by_parts(

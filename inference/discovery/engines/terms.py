@@ -135,9 +135,9 @@ def search(
     kept += [law[:k] + law[k + 1 :] for law in kept for k in range(len(law)) if len(law) > 1]
     laws: dict[sympy.Expr, Candidate] = {}
     if products and "div" in operators:
-        pure = template.dimensionless_constants and units is not None
-        powers = agreeing(names, allowed, units) if pure else None
-        factors = _pure_factors(names, allowed, x, operators, units) if pure else []
+        pure = units if template.dimensionless_constants else None
+        powers = agreeing(names, allowed, pure) if pure is not None else None
+        factors = _pure_factors(names, allowed, x, operators, pure) if pure is not None else []
         for expression in power_laws(names, allowed, x, y, root, powers, factors):
             laws.setdefault(expression, Candidate(expression, complexity(expression)))
     for terms in dict.fromkeys(kept):
@@ -215,7 +215,9 @@ class _Scored:
 
     def triples(self, pairs: list[tuple[Term, ...]]) -> list[tuple[Term, ...]]:
         """Laws of one term of three factors."""
-        found = [(tuple(sorted(t)),) for (pair,) in pairs if len(pair) == 2 for t in self._single((), pair, 6)]
+        found: list[tuple[Term, ...]] = [
+            (tuple(sorted(t)),) for (pair,) in pairs if len(pair) == 2 for t in self._single((), pair, 6)
+        ]
         return self._ranked(found)
 
     def sums(self, first: list[tuple[Term, ...]], products: bool) -> list[tuple[Term, ...]]:
@@ -303,10 +305,10 @@ def _grids(name: str, x: np.ndarray, unit: str) -> dict[str, list[tuple[float, .
         "step": [(slope, -slope * middle) for slope in slopes for middle in np.quantile(x, (0.2, 0.4, 0.6, 0.8))],
     }
     if low >= 0:
-        stretches = [(b / far,) for b in (0.5, 2.0, 8.0, 30.0)]
+        stretches: list[tuple[float, ...]] = [(b / far,) for b in (0.5, 2.0, 8.0, 30.0)]
         # Besides, a pole below or above the data.
         poles = [low - d * reach for d in (0.2, 0.5, 1.0)] + [high + d * reach for d in (0.2, 0.5, 1.0)]
-        bent = [*stretches, *((-1 / x0,) for x0 in poles if abs(x0) > 1e-3 * far)]
+        bent: list[tuple[float, ...]] = [*stretches, *((-1 / x0,) for x0 in poles if abs(x0) > 1e-3 * far)]
         grids |= {"root": [()], "log1p": [()], "stretched log": stretches, "hyperbola": bent}
     if low > 0.02 * high:
         grids |= {"inverse": [()], "inverse square": [()], "log": [()]}

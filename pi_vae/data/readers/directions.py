@@ -139,12 +139,11 @@ def _vectors(element: ElementTree.Element, where: str) -> tuple[float, np.ndarra
     grids = []
     for name in ("Zenith", "Azimuth"):
         try:
-            rows = [
-                [float(value) for value in row.text.split()] for row in element.findall(f"{name}/Values_List/VALUES")
-            ]
-            steps = {float(element.find(f"{name}/{axis}").text) for axis in ("COL_STEP", "ROW_STEP")}
+            lines = [row.text or "none" for row in element.findall(f"{name}/Values_List/VALUES")]
+            rows = [[float(value) for value in line.split()] for line in lines]
+            steps = {float(element.findtext(f"{name}/{axis}", "")) for axis in ("COL_STEP", "ROW_STEP")}
             grids.append(np.radians(np.array(rows, float)))
-        except (AttributeError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise CubeError(f"Unreadable angle grid {element.tag} in '{where}': download the product again.") from error
     zenith, azimuth = grids
     if zenith.shape != azimuth.shape or zenith.ndim != 2 or len(steps) != 1:

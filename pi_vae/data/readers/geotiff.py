@@ -76,8 +76,8 @@ def read_geotiffs(
     layers, where = find_layers(source, pattern), named(source)
     available = [band for band in BANDS if any(layer.name == band for layer in layers)]
     if not available:
-        names = sorted({layer.name for layer in layers})
-        raise CubeError(f"No band among the layers ({' '.join(names)}) of {where}: name them {' '.join(BANDS)}.")
+        others = sorted({layer.name for layer in layers})
+        raise CubeError(f"No band among the layers ({' '.join(others)}) of {where}: name them {' '.join(BANDS)}.")
     wanted = chosen(available if bands is None else bands, available, f"{where}, which has {' '.join(available)}")
     layers = [layer for layer in layers if layer.name in wanted or layer.name == mask]
     for layer in layers:

@@ -124,7 +124,8 @@ def area_of(layers: Sequence[Layer], bounds: Bounds | None, where: str) -> Grid:
     west = anchor.west - np.ceil((anchor.west - edges[:, 0].min()) / coarsest - 1e-6) * coarsest
     north = anchor.north + np.ceil((edges[:, 3].max() - anchor.north) / coarsest - 1e-6) * coarsest
     size = np.array([north - edges[:, 1].min(), edges[:, 2].max() - west]) / first.grid.step
-    return Grid(first.grid.crs, float(west), float(north), first.grid.step, tuple(int(n) for n in np.ceil(size - 1e-6)))
+    height, width = (int(n) for n in np.ceil(size - 1e-6))
+    return Grid(first.grid.crs, float(west), float(north), first.grid.step, (height, width))
 
 
 def named(source: Path | str | Sequence[Path | str]) -> str:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -117,9 +118,10 @@ def read_backscatter(
     for name, value, choices in (("calibration", calibration, CALIBRATIONS), ("units", units, UNITS)):
         if value is not None and value not in choices:
             raise ValueError(f"{name} {value!r} of backscatter: give one of {', '.join(choices)}.")
-    store = isinstance(source, str | Path) and _is_zarr(Path(source))
-    series = Series(**opened(Path(source), bounds)) if store else _from_files(source, pattern, bounds)
-    series = _with_data(series)
+    if isinstance(source, str | Path) and _is_zarr(Path(source)):
+        series = _with_data(Series(**opened(Path(source), bounds)))
+    else:
+        series = _with_data(_from_files(source, pattern, bounds))
     calibration = calibration or series.calibration
     if calibration not in CALIBRATIONS:
         raise CubeError(f"Calibration not declared in {series.where}: give calibration='sigma0' or 'gamma0'.")
@@ -204,7 +206,7 @@ def _merged(parts: list[Layer], grid: Grid) -> np.ndarray:
 
 def _named(first: list[Layer]) -> dict[str, list]:
     """What the names say of each date, where they say it of all."""
-    found = {}
+    found: dict[str, list] = {}
     for name in ("platform", "orbit_pass", "relative_orbit", "absolute_orbit"):
         column = [layer.groups.get(name) for layer in first]
         if all(column):
@@ -280,7 +282,7 @@ def _passes(series: Series, given: str | Sequence[str] | None) -> list[str] | No
         short = [{"a": "ascending", "d": "descending"}.get(str(name).lower()[:1]) for name in passes]
         if None in short:
             raise ValueError(f"Pass {passes[short.index(None)]!r} of {series.where}: give 'ascending' or 'descending'.")
-        return short
+        return [name for name in short if name]
     west, south, east, north = series.grid.bounds
     to_degrees = Transformer.from_crs(series.grid.crs, "EPSG:4326", always_xy=True)
     lon, lat = to_degrees.transform((west + east) / 2, (south + north) / 2)
@@ -294,7 +296,7 @@ def _passes(series: Series, given: str | Sequence[str] | None) -> list[str] | No
     return ["ascending" if late else "descending" for late in evening]
 
 
-def _for_each_date(name: str, given: object, series: Series) -> list | None:
+def _for_each_date(name: str, given: Any, series: Series) -> list | None:
     if given is None:
         return series.by_date.get(name)
     if isinstance(given, str | int):

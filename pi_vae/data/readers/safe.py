@@ -130,10 +130,11 @@ def _scene(product: Path, classes: tuple[int, ...]) -> _Product:
     baseline = text(root, "PROCESSING_BASELINE", file)
     try:
         number, quantification = float(baseline), float(text(root, "BOA_QUANTIFICATION_VALUE", file))
-        listed_offsets = {int(e.get("band_id")): float(e.text) for e in root.iter("BOA_ADD_OFFSET")}
-    except (TypeError, ValueError) as error:
+        listed_offsets = {int(e.get("band_id", "")): float(e.text or "") for e in root.iter("BOA_ADD_OFFSET")}
+    except ValueError as error:
         raise CubeError(f"Unreadable baseline, quantification or offset in '{file}': download it again.") from error
     datatake = root.find(".//Datatake")
+    sun, view = _directions(tile, tiles[0])
     return _Product(
         name=product.name,
         time=np.datetime64(text(tile, "SENSING_TIME", tiles[0]).rstrip("Z"), "ns"),
@@ -152,27 +153,29 @@ def _scene(product: Path, classes: tuple[int, ...]) -> _Product:
             for index, band in enumerate(IDENTIFIERS)
         },
         classes=classes,
-        **_directions(tile, tiles[0]),
+        sun=sun,
+        view=view,
     )
 
 
 def _grid(tile: ElementTree.Element, file: Path) -> Grid:
-    size, place = (tile.find(f".//{name}[@resolution='10']") for name in ("Size", "Geoposition"))
+    size, place = (f".//{name}[@resolution='10']" for name in ("Size", "Geoposition"))
     try:
         crs = CRS.from_string(text(tile, "HORIZONTAL_CS_CODE", file))
-        shape = int(size.findtext("NROWS")), int(size.findtext("NCOLS"))
-        return Grid(crs, float(place.findtext("ULX")), float(place.findtext("ULY")), 10.0, shape)
-    except (AttributeError, TypeError, ValueError, CRSError) as error:
+        shape = int(tile.findtext(f"{size}/NROWS", "")), int(tile.findtext(f"{size}/NCOLS", ""))
+        west, north = (float(tile.findtext(f"{place}/{edge}", "")) for edge in ("ULX", "ULY"))
+        return Grid(crs, west, north, 10.0, shape)
+    except (ValueError, CRSError) as error:
         if isinstance(error, CubeError):
             raise
         raise CubeError(f"Unreadable Tile_Geocoding in '{file}': download the product again.") from error
 
 
-def _directions(tile: ElementTree.Element, file: Path) -> dict[str, Directions | None]:
+def _directions(tile: ElementTree.Element, file: Path) -> tuple[Directions, Directions | None]:
     grid = _grid(tile, file)
-    views: dict[str, list[ElementTree.Element]] = {}
+    views: dict[str | None, list[ElementTree.Element]] = {}
     for element in tile.iter("Viewing_Incidence_Angles_Grids"):
         views.setdefault(element.get("bandId"), []).append(element)
     sun = Directions.from_grids(grid.west, grid.north, [tile.findall(".//Sun_Angles_Grid")], str(file))
     view = Directions.from_grids(grid.west, grid.north, views.values(), str(file)) if views else None
-    return {"sun": sun, "view": view}
+    return sun, view

@@ -48,14 +48,22 @@ class Scene(Protocol):
         grid: its pixels, at the finest resolution.
     """
 
-    name: str
-    time: np.datetime64
-    platform: str
-    passage: str
-    rank: float
-    baseline: str
-    settled: bool
-    grid: Grid
+    @property
+    def name(self) -> str: ...
+    @property
+    def time(self) -> np.datetime64: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def passage(self) -> str: ...
+    @property
+    def rank(self) -> float: ...
+    @property
+    def baseline(self) -> str: ...
+    @property
+    def settled(self) -> bool: ...
+    @property
+    def grid(self) -> Grid: ...
 
     def reflectance(self, band: str, grid: Grid) -> np.ndarray:
         """`[y, x]` reflectance on a part of its own pixels, NaN where there is no data."""
@@ -161,7 +169,8 @@ def _node(groups: list[list[Scene]], bands: list[str], grid: Grid, where: str) -
     valid = np.zeros((shape[0], *grid.shape), bool)
     main = []  # of each passage, the scene that contributes most, which gives time and geometry; none without data
     for index, group in enumerate(groups):
-        empty, most, best = np.ones(grid.shape, bool), 0, None
+        empty, most = np.ones(grid.shape, bool), 0
+        best: Scene | None = None
         for scene in group:
             values = np.stack([scene.reflectance(band, grid) for band in bands])
             new = np.isfinite(values).any(axis=0) & empty
@@ -171,7 +180,7 @@ def _node(groups: list[list[Scene]], bands: list[str], grid: Grid, where: str) -
             valid[index][new] = (scene.usable(grid) & np.isfinite(values).all(axis=0))[new]
             empty &= ~new
             if new.sum() > most:
-                most, best = new.sum(), scene
+                most, best = int(new.sum()), scene
         main.append(best)
     kept = [index for index, scene in enumerate(main) if scene is not None]
     if not kept:
@@ -180,14 +189,14 @@ def _node(groups: list[list[Scene]], bands: list[str], grid: Grid, where: str) -
         missed = [groups[index][0].name for index in range(len(groups)) if index not in kept]
         log.info("No data within the bounds, left out: %s.", ", ".join(missed))
         reflectance, valid = reflectance[kept], valid[kept]
-    seen = [main[index] for index in kept]
+    seen = [scene for scene in main if scene is not None]
     baselines = list(dict.fromkeys(scene.baseline for scene in seen if scene.baseline))
     attrs = {"processing_level": "L2A", **({"offset_applied": 1} if all(scene.settled for scene in seen) else {})}
     if baselines:
         attrs["processing_baseline"] = ", ".join(baselines)
     return s2_node(
-        reflectance, [scene.time for scene in seen], bands, x=grid.x, y=grid.y, valid=valid, crs=grid.crs.to_wkt(),
-        platform=[scene.platform for scene in seen], attrs=attrs, **_angles(seen, grid),
+        reflectance, np.array([scene.time for scene in seen]), bands, x=grid.x, y=grid.y, valid=valid,
+        crs=grid.crs.to_wkt(), platform=[scene.platform for scene in seen], attrs=attrs, **_angles(seen, grid),
     )  # fmt: skip
 
 

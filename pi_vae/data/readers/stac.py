@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -94,7 +95,7 @@ def read_stac(
 class _Item:
     """A STAC item as a `Scene`."""
 
-    item: object
+    item: Any  # pystac.Item
     offset: float | None
     classes: tuple[int, ...]
     patch_url: Callable[[str], str] | None
@@ -134,7 +135,7 @@ class _Item:
             return 0.0
 
     @cached_property
-    def parsed(self) -> object:
+    def parsed(self) -> Any:
         from odc.stac import parse_item
 
         try:
@@ -166,16 +167,16 @@ class _Item:
 
     def angles(self, grid: Grid) -> dict[str, np.ndarray]:
         said = self.item.properties
-        found = {}
+        found: dict[str, np.ndarray] = {}
         if "view:sun_elevation" in said:
-            found["sza"] = np.float32(90 - said["view:sun_elevation"])
+            found["sza"] = np.asarray(90 - said["view:sun_elevation"], np.float32)
         elif "s2:mean_solar_zenith" in said:
-            found["sza"] = np.float32(said["s2:mean_solar_zenith"])
+            found["sza"] = np.asarray(said["s2:mean_solar_zenith"], np.float32)
         if {"view:incidence_angle", "view:azimuth"} <= set(said):
             sun = said.get("view:sun_azimuth", said.get("s2:mean_solar_azimuth"))
-            found["vza"] = np.float32(said["view:incidence_angle"])
+            found["vza"] = np.asarray(said["view:incidence_angle"], np.float32)
             if sun is not None:
-                found["raa"] = np.float32(abs((sun - said["view:azimuth"] + 180) % 360 - 180))
+                found["raa"] = np.asarray(abs((sun - said["view:azimuth"] + 180) % 360 - 180), np.float32)
         return found
 
     def key(self, band: str) -> str:
@@ -213,7 +214,7 @@ class _Item:
 
         to = Affine(grid.step, 0, grid.west, 0, -grid.step, grid.north)
         box = GeoBox(grid.shape, to, grid.crs.to_wkt())
-        options = {} if self.patch_url is None else {"patch_url": self.patch_url}
+        options: dict[str, Any] = {} if self.patch_url is None else {"patch_url": self.patch_url}
         key = self.key(band)
         try:
             loaded = load([self.item], bands=[key], geobox=box, resampling="nearest", **options)
@@ -243,5 +244,5 @@ class _Item:
         listed = details.get("offset", details.get("raster:offset"))
         return scale, float(listed) if listed else offset_of(self.rank) * scale
 
-    def _property(self, names: Sequence[str]) -> object:
+    def _property(self, names: Sequence[str]) -> Any:
         return next((self.item.properties[name] for name in names if self.item.properties.get(name)), None)

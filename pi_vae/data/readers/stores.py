@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rioxarray  # noqa: F401  (registers the .rio accessor)
@@ -19,7 +20,7 @@ CHANNEL = ("pol", "polarization", "polarisation", "band")
 INCIDENCE = ("incidence", "incidence_angle", "local_incidence_angle", "inc_map", "angle")
 
 
-def opened(path: Path, bounds: Bounds | None) -> dict[str, object]:
+def opened(path: Path, bounds: Bounds | None) -> dict[str, Any]:
     """Backscatter of a zarr folder.
 
     Args:
@@ -97,9 +98,9 @@ def _backscatter(source: xr.Dataset, where: str) -> xr.DataArray:
             variable for variable in source.data_vars.values() if {channel, "time", "y", "x"} <= set(variable.dims)
         ]
         if channel is None or len(holders) != 1:
-            variables = " ".join(sorted(map(str, source.data_vars)))
+            there = " ".join(sorted(map(str, source.data_vars)))
             raise CubeError(
-                f"No backscatter in {where} (variables {variables}): name variables VV and VH with "
+                f"No backscatter in {where} (variables {there}): name variables VV and VH with "
                 "dimensions (time, y, x), or give one variable with a dimension 'pol'."
             )
         labels = [str(label).upper() for label in source[channel].values]

@@ -274,7 +274,7 @@ def _area(bounds: Sequence[float], where: str) -> Bounds:
     edges = [float(edge) for edge in bounds]
     if len(edges) != 4 or not np.isfinite(edges).all() or edges[0] >= edges[2] or edges[1] >= edges[3]:
         raise CubeError(f"Bounds {tuple(bounds)} are no area in {where}: give west < east and south < north.")
-    return tuple(edges)
+    return edges[0], edges[1], edges[2], edges[3]
 
 
 def _numbers(bounds: Sequence[float]) -> str:

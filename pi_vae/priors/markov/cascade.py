@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,12 +122,14 @@ class Transitions:
     def spread(self, matrix: Matrix, t: int) -> Matrix:
         """A D A', symmetric."""
         size = range(self.size)
+        rows: list[list[Any]]  # what lies below the diagonal is not read
         rows = [[self._up([matrix[m][j] for m in size], i, t) if j >= i else None for j in size] for i in size]
         return self._symmetric(lambda i, j: self._up(rows[i], j, t), t)
 
     def gather(self, matrix: Matrix, t: int) -> Matrix:
         """A' N A, symmetric: the adjoint of `spread`."""
         size = range(self.size)
+        rows: list[list[Any]]  # what lies above the diagonal is not read
         rows = [[self._down([matrix[m][j] for m in size], i, t) if j <= i else None for j in size] for i in size]
         return self._symmetric(lambda i, j: self._down(rows[j], i, t), t)
 
@@ -160,7 +163,7 @@ class Transitions:
 
     def _symmetric(self, entry: Callable[[int, int], Tensor], t: int) -> Matrix:
         """Fill a symmetric matrix from its upper triangle, decayed."""
-        matrix: Matrix = [[None] * self.size for _ in range(self.size)]
+        matrix: list[list[Any]] = [[None] * self.size for _ in range(self.size)]
         last = len(self.sizes)
         for i in range(self.size):
             for j in range(i, self.size):

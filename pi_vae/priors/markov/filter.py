@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -89,7 +90,7 @@ def slices(series: Tensor) -> list[slice]:
 def add_outer(matrix: Matrix, first: State, second: State) -> Matrix:
     """matrix + first second', of which the upper half is computed: it, or two calls together, must be symmetric."""
     size = len(first)
-    result: Matrix = [[None] * size for _ in range(size)]
+    result: list[list[Any]] = [[None] * size for _ in range(size)]
     for i in range(size):
         for j in range(i, size):
             result[i][j] = result[j][i] = torch.addcmul(matrix[i][j], first[i], second[j])
