@@ -45,8 +45,8 @@ def each(job: Callable[..., Any], shared: Sequence[Any], parts: Sequence[Any]) -
             yield result
     except KilledWorker as error:
         raise RuntimeError(
-            "Workers were lost again and again: give them more memory or smaller tiles, and call again; what was done is "
-            "kept."
+            "Workers were lost again and again: give them more memory or smaller tiles, and call again; what was done "
+            "is kept."
         ) from error
     finally:
         client.cancel(futures)

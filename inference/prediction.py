@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -217,7 +218,9 @@ def _flags(batch, dates: int, shape: tuple[int, int]) -> np.ndarray:
         if kind_of(name) is OPTICAL:
             optical[:, m.index] |= m.mask(batch.pixels)
     bits = (~seen.any(1, keepdim=True), ~seen, ~optical)
-    flags = sum(bit.expand_as(seen).to(torch.uint8) * value for bit, value in zip(bits, FLAGS.values(), strict=True))
+    flags = torch.zeros_like(seen, dtype=torch.uint8)
+    for bit, value in zip(bits, FLAGS.values(), strict=True):
+        flags |= bit.to(torch.uint8) * value
     return flags.T.unflatten(1, shape).numpy()
 
 
@@ -231,7 +234,7 @@ def _template(model, cube: xr.DataTree, data: Patches, tile: int) -> xr.Dataset:
 
     height, width = data.shape
     node = cube[data.finest].to_dataset()
-    coords = {"time": data.times}
+    coords: dict[str, Any] = {"time": data.times}
     coords["y"] = node.y.values if not data.points and "y" in node.coords else np.arange(height)
     coords["x"] = node.x.values if not data.points and "x" in node.coords else np.arange(width)
     sizes = {"time": len(data.dates), "y": height, "x": width}

@@ -34,9 +34,9 @@ def coverage_curves(table: xr.Dataset) -> Figure:
     levels = table["level"].values
     for i, name in enumerate(names):
         share, error = (table[key].sel(variable=name).values for key in ("coverage", "standard_error"))
-        look = {"color": COLOURS[i % len(COLOURS)], "ls": LINES[i // len(COLOURS) % len(LINES)]}
-        axes.fill_between(levels, share - 2 * error, share + 2 * error, color=look["color"], alpha=0.15, lw=0)
-        axes.plot(levels, share, marker=".", label=str(name), **look)
+        colour, line = COLOURS[i % len(COLOURS)], LINES[i // len(COLOURS) % len(LINES)]
+        axes.fill_between(levels, share - 2 * error, share + 2 * error, color=colour, alpha=0.15, lw=0)
+        axes.plot(levels, share, marker=".", label=str(name), color=colour, ls=line)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     axes.set(xlabel="nominal level [–]", ylabel="share of known values inside [–]")
     figure.legend(loc="outside right upper", ncols=-(-len(names) // 18))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,16 @@ def _figures(folder: Path, tree: xr.DataTree, pixel: int) -> Iterator[Call]:
     laws = Laws.from_json(folder / "laws.json")
     for name in ("lai", "cab", "soil_moisture", "ala"):
         if f"{name}_mean" in maps:
-            yield f"variable_map_{name}", f'variable_map(maps, "{name}")', variable_map, lambda n=name: (maps, n)
+            yield f"variable_map_{name}", f'variable_map(maps, "{name}")', variable_map, partial(_same, maps, name)
     modalities = [str(d).removesuffix("_channel") for d in maps.sizes if str(d).endswith("_channel")]
     for name in modalities:
         if f"residual_{name}_mean" in maps:
-            yield f"residual_map_{name}", f'residual_map(maps, "{name}")', residual_map, lambda n=name: (maps, n)
+            yield f"residual_map_{name}", f'residual_map(maps, "{name}")', residual_map, partial(_same, maps, name)
     yield "pixel_series", f"pixel_series(tree, {pixel})", pixel_series, lambda: (tree, pixel)
     for name in modalities:
         if f"residual_{name}" in tree["posterior"]:
             call = f'residual_series(tree, {pixel}, "{name}")'
-            yield f"residual_series_{name}", call, residual_series, lambda n=name: (tree, pixel, n)
+            yield f"residual_series_{name}", call, residual_series, partial(_same, tree, pixel, name)
     yield "phenology", f"phenology(tree, {pixel})", phenology, lambda: (tree, pixel)
     yield "corner", f"corner(tree, {pixel})", corner, lambda: (tree, pixel)
     yield "spectrum", f"spectrum(tree, {pixel})", spectrum, lambda: (tree, pixel)
@@ -105,6 +106,10 @@ def _figures(folder: Path, tree: xr.DataTree, pixel: int) -> Iterator[Call]:
     yield "residual_law", f'residual_law(tree, laws, "{laws.modality}")', residual_law, lambda: (
         tree, laws, laws.modality,
     )  # fmt: skip
+
+
+def _same(*arguments: Any) -> tuple[Any, ...]:
+    return arguments
 
 
 def _at_pixels(maps: xr.Dataset, tree: xr.DataTree, modalities: list[str]) -> tuple[xr.Dataset, xr.DataTree]:

@@ -42,14 +42,16 @@ def reconstruction(maps: xr.Dataset, cube: xr.DataTree) -> Figure:
     norm = LogNorm(1, 2)
     for i, (channel, unit, x, y) in enumerate(pairs):
         axes = figure.add_subplot(rows, columns, i + 1)
-        edges = np.linspace(*(np.quantile(np.concatenate([x, y]), (0.001, 0.999)) + (0, 1e-6)), 61)
+        low, high = np.quantile(np.concatenate([x, y]), (0.001, 0.999))
+        edges = np.linspace(low, high + 1e-6, 61)
         number = np.histogram2d(x, y, bins=(edges, edges))[0].T
         norm.vmax = max(norm.vmax, number.max())
         mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(number, 0), norm=norm, cmap="viridis", rasterized=True)
-        axes.axline(edges[[0, 0]], slope=1, color=RED, lw=0.9)
+        axes.axline((low, low), slope=1, color=RED, lw=0.9)
         axes.set(xlim=edges[[0, -1]], ylim=edges[[0, -1]], aspect="equal", ylabel=f"reconstructed [{unit_text(unit)}]")
         axes.set_xlabel(f"observed [{unit_text(unit)}]")
-        axes.xaxis.set_major_locator(MaxNLocator(4)), axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         rmse, skill = np.sqrt(((y - x) ** 2).mean()), 1 - ((y - x) ** 2).mean() / max(x.var(), 1e-12)
         axes.set_title(f"{channel}   RMSE {rmse:.3g}{' dB' if unit == 'dB' else ''}   R² {skill:.2f}", fontsize=8)
     figure.colorbar(mesh, ax=figure.axes, shrink=0.6, aspect=30, label="observations [count]")
@@ -123,8 +125,8 @@ def _pairs(maps: xr.Dataset, cube: xr.DataTree, modality: str) -> Iterator[tuple
         node = node.drop_vars(["x", "y"], errors="ignore").rename(point="y").expand_dims(x=1)
     kind = kind_of(modality)
     node = node.sel(time=maps[f"{modality}_time"].values)
-    seen = node["valid"] & ~node["withheld"] if "withheld" in node else node["valid"]
-    seen = seen.transpose("time", "y", "x").values & np.isfinite(rebuilt.isel({f"{modality}_channel": 0}).values)
+    given = node["valid"] & ~node["withheld"] if "withheld" in node else node["valid"]
+    seen = given.transpose("time", "y", "x").values & np.isfinite(rebuilt.isel({f"{modality}_channel": 0}).values)
     for channel in rebuilt[f"{modality}_channel"].values.tolist() if seen.any() else []:
         x = node[kind.values].sel({kind.channel: channel}).transpose("time", "y", "x").values[seen].astype(float)
         y = rebuilt.sel({f"{modality}_channel": channel}).values[seen]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ __all__ = ["COLOURS", "label", "styled", "unit_text"]
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
 COLOURS = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE, BLACK)  # of several lines, in this order
 GREY = "0.45"
-STYLE = {
+STYLE: Any = {
     "figure.dpi": 150, "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "figure.titlesize": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.4,
     "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white", "date.converter": "concise",

@@ -190,10 +190,11 @@ class FusionEncoder(nn.Module):
         rows = lower.unflatten(-1, (self.static, self.static)).tril(-1) * known.unsqueeze(-1)
         rows = F.normalize(rows + torch.eye(self.static, dtype=rows.dtype, device=rows.device), dim=-1)
         scale = torch.where(known, torch.exp(-F.softplus(-2.0 * log_scale - 2.0)), 1.0)
-        parts = ({name: part[i] for name, part in read.items()} for i in range(6))
+        kinds = ("mean", "precision", "lean", "coupling", "caution", "skewness")
+        parts: Any = {kind: {name: part[i] for name, part in read.items()} for i, kind in enumerate(kinds)}
         static_mean = torch.where(known, _bounded(self.static_mean(summary)), 0.0)
         shape = self.static_shape(summary).unflatten(-1, (self.static, SHAPE)) * known.unsqueeze(-1)
-        return Sites(*parts, static_mean, scale, rows, shape)
+        return Sites(**parts, static_mean=static_mean, static_scale=scale, static_correlation=rows, static_shape=shape)
 
     def _before(self, process: str) -> int:
         """Number of latent processes drawn before one."""

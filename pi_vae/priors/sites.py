@@ -191,7 +191,7 @@ class SitePosterior(TorchDistribution):
         skewness: Tensor | None = None,
     ) -> None:
         self.prior, self.coupling, self.skewness = prior, coupling, skewness
-        self.sites = (mean, precision, caution)
+        self.sites: tuple[Tensor, Tensor, Tensor | None] = (mean, precision, caution)
         self.earlier = mean.new_zeros(*mean.shape[:-2], 0, mean.shape[-1])
         self.sharp = prior.gram.given(precision)  # site means -> posterior means
         self.spread = self.sharp if caution is None else prior.gram.given(precision * caution)
@@ -209,7 +209,8 @@ class SitePosterior(TorchDistribution):
             The conditional posterior, of batch shape `[*draws, *batch]`.
         """
         conditional = copy.copy(self)
-        conditional.sites = (self.sites[0] + shift, *self.sites[1:])
+        mean, precision, caution = self.sites
+        conditional.sites = (mean + shift, precision, caution)
         conditional.coordinates = self.coordinates + self.sharp.solve(shift)
         conditional.earlier, conditional._batch_shape = deviations, shift.shape[:-2]
         return conditional
@@ -219,9 +220,10 @@ class SitePosterior(TorchDistribution):
 
         Its event shape is `[V, T + S]`; draws at the new dates are joint with those at the old ones.
         """
-        mean, precision, caution = (x if x is None else F.pad(x, (0, len(dates))) for x in self.sites)
-        coupling = self.coupling if self.coupling is None else F.pad(self.coupling, (0, 0, 0, len(dates)))
-        skewness = self.skewness if self.skewness is None else F.pad(self.skewness, (0, len(dates)))
+        more = (0, len(dates))
+        mean, precision = (F.pad(x, more) for x in self.sites[:2])
+        caution, skewness = (x if x is None else F.pad(x, more) for x in (self.sites[2], self.skewness))
+        coupling = self.coupling if self.coupling is None else F.pad(self.coupling, (0, 0, *more))
         extended = SitePosterior(self.prior.at(dates), mean, precision.expand_as(mean), coupling, caution, skewness)
         extended.earlier = F.pad(self.earlier, (0, len(dates)))
         return extended
@@ -300,7 +302,7 @@ class SitePosterior(TorchDistribution):
 
     @property
     def _skewness(self) -> Tensor:
-        return self.skewness * (1 - self.variance).clamp_min(0.0)
+        return (0.0 if self.skewness is None else self.skewness) * (1 - self.variance).clamp_min(0.0)
 
     def _deviation(self, value: Tensor) -> Tensor:
         """`[*batch, V, T]` how far values lie from their means given what the sites lean on."""
@@ -333,15 +335,15 @@ class SitePosterior(TorchDistribution):
         own: list[Tensor] = []
         leans: list[Tensor] = []
         for v, part in enumerate(noise.unbind(-2)):
-            leans.append(self._lean(v, own, part.shape[:-1]))
+            leans.append(self._lean(self.coupling, v, own, part.shape[:-1]))
             own.append(self.sharp.values(leans[-1], v) + part)
         return self.coordinates + torch.stack(leans, -2)
 
-    def _lean(self, v: int, own: Sequence[Tensor], shape: torch.Size) -> Tensor:
+    def _lean(self, coupling: Tensor, v: int, own: Sequence[Tensor], shape: torch.Size) -> Tensor:
         """`[*shape, C]` shift of the coordinates of latent `v` by the deviations of earlier ones."""
         before = self.earlier.expand(*shape, *self.earlier.shape[-2:])
         earlier = torch.cat([before, *(o.unsqueeze(-2) for o in own)], -2).transpose(-1, -2)
-        return self.sharp.solve((self.coupling[..., v, :, : earlier.shape[-1]] * earlier).sum(-1), v)
+        return self.sharp.solve((coupling[..., v, :, : earlier.shape[-1]] * earlier).sum(-1), v)
 
 
 def _half_log_2pi(distribution: TorchDistribution) -> float:

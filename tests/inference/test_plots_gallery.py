@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 
-import inference.plots
+import inference.plots.gallery
 from inference import fit
 from inference.discovery import Laws
 from inference.plots.gallery import _at_pixels, write_gallery
@@ -88,8 +88,13 @@ def test_a_folder_that_is_no_demo_is_refused(folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_the_module_runs_and_fails_with_one_sentence(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "inference.plots", str(tmp_path), str(tmp_path / "out")]
-    done = subprocess.run(program, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("inference.plots: No posterior.nc in ") and done.stderr.count("\n") == 1
+def test_the_module_draws_it_or_fails_with_one_sentence(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    drawn: list[tuple] = []
+    monkeypatch.setattr(inference.plots.gallery, "write_gallery", lambda *given: drawn.append(given) or "index")
+    monkeypatch.setattr(sys, "argv", ["plots", str(folder), str(tmp_path / "out"), "--pixel", "3"])
+    runpy.run_module("inference.plots", run_name="__main__")
+    assert drawn == [(folder, tmp_path / "out", 3)] and capsys.readouterr().out == "index\n"
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["plots", str(tmp_path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="^inference.plots: No posterior.nc in [^\n]*$"):
+        runpy.run_module("inference.plots", run_name="__main__")

@@ -45,7 +45,8 @@ class Filter:
             v = move.head(p) + self.nugget
             q = torch.addcmul(torch.ones_like(v), weight, v)
             g = weight / q
-            for values, value in ((found.p, p), (found.g, g), (found.q, q), (found.v, v)):
+            found.p.append(p)
+            for values, value in ((found.g, g), (found.q, q), (found.v, v)):
                 values.append(value)
             loss = add_outer(loss, [g * x for x in p], p)
         return found

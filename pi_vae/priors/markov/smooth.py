@@ -39,8 +39,9 @@ class Smooth(torch.autograd.Function):
             by_precision = torch.empty_like(precision)
             for t, found in enumerate(by_precision.unbind(0)):
                 torch.sum(by_weighted[t] * mean[t], 0, out=found).neg_()
-        learned = _by_covariance(ctx.filtered, weights, other_weights) if ctx.learns else ()
-        return None, by_weighted, by_precision, *(learned or [None] * (len(ctx.needs_input_grad) - 3))
+        if not ctx.learns:
+            return None, by_weighted, by_precision, *[None] * (len(ctx.needs_input_grad) - 3)
+        return None, by_weighted, by_precision, *_by_covariance(ctx.filtered, weights, other_weights)
 
 
 def _smooth(filtered: Filter, weighted: Tensor, less: Tensor | None = None) -> tuple[Tensor, Tensor]:

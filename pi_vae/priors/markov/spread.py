@@ -46,7 +46,8 @@ class Spread(torch.autograd.Function):
         by_steps = [torch.zeros_like(precision[..., 0]) for _ in move.sizes]
         learned = (by_column, by_steps) if ctx.learns else None
         for part, _, gains in ctx.filtered.parts(precision):
-            weights = _Weights(*(None if x is None else x[..., part] for x in (by_log_det, by_reduction, by_variance)))
+            variance = None if by_variance is None else by_variance[..., part]
+            weights = _Weights(by_log_det[..., part], by_reduction[..., part], variance)
             _backward(ctx.filtered, gains, precision[..., part], weights, by_precision[..., part], learned)
         return None, by_precision, *((by_column, *by_steps) if ctx.learns else [None] * (1 + len(by_steps)))
 
