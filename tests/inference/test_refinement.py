@@ -164,16 +164,16 @@ def test_chains_are_calibrated_and_those_of_a_wrong_model_are_not(run, simulated
     """Simulation-based calibration of the whole: prior, operators, likelihood and sampler."""
     known = simulated["truth"].to_dataset()
 
-    def judge(shared):
+    def judge(shared, pixels):
         run.model.draw_globals = lambda which="posterior": shared
-        tree = posterior(run, simulated, draws=40, pixels=80, seed=1, refine="chains", chains=4)
+        tree = posterior(run, simulated, draws=40, pixels=pixels, seed=1, refine="chains", chains=4)
         drawn = tree["posterior"].to_dataset()
         return simulation_based_calibration(drawn, at_pixels(known, drawn), level=0.01)
 
-    result = judge(truth)
+    result = judge(truth, 80)
     assert bool(result["calibrated"].all()), result["p_holm"].to_series()
     confident = {**truth, "s2_noise": truth["s2_noise"] / 5, "s1_noise": truth["s1_noise"] / 5}
-    assert not bool(judge(confident)["calibrated"].all())
+    assert not bool(judge(confident, 40)["calibrated"].all())
 
 
 def test_the_season_moves_with_its_own_latents(build, simulated):
