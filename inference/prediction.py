@@ -89,7 +89,7 @@ def predict(
     left = [(y, x) for y, x in data.regions(tile) if (finished.isel(y=y, x=x) == UNTOUCHED).any()]
     shown = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*shown, console=Console(stderr=True), disable=not progress) as bar:
-        tiles = each(_write_tile, (model, data, str(store), draws, seed), left)
+        tiles = each(_write_tile, (model, data, str(store.resolve()), draws, seed), left)
         for _ in bar.track(tiles, total=len(left), description="tiles"):
             pass
     return xr.open_zarr(store, consolidated=False)
