@@ -40,7 +40,7 @@ from pi_vae.priors import GlobalLatents, NormalLatents
 
 __all__ = ["neural_posterior"]
 
-TOGETHER = 128  # series of a step that share a draw of forgotten global latents
+TOGETHER = 64  # series of a step that share a draw of forgotten global latents
 
 
 def neural_posterior(
@@ -97,25 +97,22 @@ def neural_posterior(
             part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
     cubes = (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES) if forget else 1
-    few = max(1, pixels // cubes)
-    count = few if data.points else DREAM_PATCHES // cubes
+    count = pixels if data.points else DREAM_PATCHES
     with progress_bar(progress, "nat per series") as bar, restored(model):
         model.to(fabric.device).train()
         task = bar.add_task("simulations", total=steps, value=math.nan, rate=0.0)
         start = time.monotonic()
         phase.enter(model)
         for step in range(steps):
-            loss = torch.zeros((), device=fabric.device)
-            for _ in range(cubes):
-                batch = data.patches(count, patch_size, few, generator)
-                batch = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
-                batch.scale = 1 / (cubes * len(batch.pixels))
-                loss = loss + guarded(recovery_loss, model, batch)
+            batch = data.patches(count, patch_size, pixels, generator)
+            batch = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
+            batch.scale = 1 / len(batch.pixels)
+            loss = guarded(recovery_loss, model, batch, cubes)
             if not torch.isfinite(loss):
                 model.load_state_dict(before)
                 raise FloatingPointError(f"The loss is {loss.item()}: lower learning_rate (now {learning_rate:g}).")
             phase.descend(loss, fabric)
-            rate = (step + 1) * cubes * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
+            rate = (step + 1) * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
             bar.update(task, completed=step + 1, value=-loss.item(), rate=rate)
     model.eval()
     keep_weights(run)

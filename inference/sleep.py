@@ -14,13 +14,14 @@ and recover, Takeishi & Kalousis 2021, NeurIPS 34). The operators are only asked
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from inference.objective import predictive_density
 from pi_vae import PhysicsVAE
-from pi_vae.data.batches import Batch
+from pi_vae.data.batches import Batch, joined, parted
 from pi_vae.priors import SpatialPrior
 
 __all__ = ["calibration_loss", "dream", "recovery_loss"]
@@ -48,7 +49,7 @@ def calibration_loss(vae: PhysicsVAE, seen: Batch, imagined: Batch) -> Tensor:
     return DREAM_WEIGHT * recovery_loss(vae, imagined) - predicted
 
 
-def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
+def recovery_loss(vae: PhysicsVAE, batch: Batch, cubes: int = 1) -> Tensor:
     """Negative log density of simulated latents under the guide, scaled to the cube, in nats.
 
     Processes are scored as a whole and date by date as well, both proper scores: an encoder errs in the level of a
@@ -60,18 +61,33 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch) -> Tensor:
     Args:
         vae: the model; only its encoder gets gradients.
         batch: patches to dream of.
+        cubes: how many cubes they come from, as many patches from each: each has its own draw of the global latents.
     """
+    made, own, truths, simulated = [], [], [], []
     with torch.no_grad():
-        shared, own = vae.draw_globals(), vae.draw_globals()
-        drawn, simulated = dream(vae, batch, shared)
-    sites = vae.encode(simulated)
-    told, asked = (vae.posterior(sites, batch.dates, known) for known in (shared, own))
-    truth = {name: value[batch.pixels] for name, value in drawn.items()}
+        for part in parted(batch, cubes):
+            made.append(vae.draw_globals())
+            own.append(vae.draw_globals())
+            drawn, seen = dream(vae, part, made[-1])
+            truths.append({name: value[part.pixels] for name, value in drawn.items()})
+            simulated.append(seen)
+    sites = vae.encode(joined(simulated))
+    sizes = [len(part.pixels) for part in simulated]
+    told, asked = (vae.posterior(sites, batch.dates, _by_pixel(known, sizes)) for known in (made, own))
+    truth = {name: torch.cat([part[name] for part in truths]) for name in truths[0]}
     total = told.static.log_prob(truth["static"]).sum()
     for name in told.names[1:]:
         total = total + told.conditional(name, truth).log_prob(truth[name]).sum()
         total = total + asked.conditional(name, truth).datewise_log_prob(truth[name]).sum()
     return -batch.scale * total
+
+
+def _by_pixel(draws: Sequence[dict[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:
+    """Several draws of the global latents: for every pixel that of its batch; one draw is left as it is."""
+    if len(draws) == 1:
+        return draws[0]
+    counts = torch.tensor(sizes, device=draws[0]["lengthscale"].device)
+    return {site: torch.stack([d[site] for d in draws]).repeat_interleave(counts, 0) for site in draws[0]}
 
 
 def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Batch]:

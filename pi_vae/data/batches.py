@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "ModalityBatch", "blocks", "joined"]
+__all__ = ["Batch", "ModalityBatch", "blocks", "joined", "parted"]
 
 
 @dataclass
@@ -132,6 +132,26 @@ def joined(batches: Sequence[Batch]) -> Batch:
     pixels = torch.cat([b.pixels + offset for b, offset in zip(batches, offsets, strict=True)])
     shape = (sum(b.shape[0] for b in batches), *first.shape[1:])
     return dataclasses.replace(first, modalities=modalities, shape=shape, pixels=pixels)
+
+
+def parted(batch: Batch, count: int) -> list[Batch]:
+    """The batch in parts of equally many patches, the inverse of `joined`."""
+    if count == 1:
+        return [batch]
+    patches, height, width = batch.shape
+    parts = []
+    for chosen in torch.arange(patches).chunk(count):
+        first, last = int(chosen[0]), int(chosen[-1]) + 1
+        modalities = {}
+        for name, one in batch.modalities.items():
+            cut = {key: getattr(one, key)[first:last] for key in ("values", "valid", "seen")}
+            geometry = {angle: a if a.dim() == 1 else a[first:last] for angle, a in one.geometry.items()}
+            modalities[name] = dataclasses.replace(one, **cut, geometry=geometry)
+        size = height * width
+        own = (batch.pixels >= first * size) & (batch.pixels < last * size)
+        pixels, shape = batch.pixels[own] - first * size, (last - first, height, width)
+        parts.append(dataclasses.replace(batch, modalities=modalities, shape=shape, pixels=pixels))
+    return parts
 
 
 def _map_tensors(item, function):

@@ -71,10 +71,16 @@ class SpatialEncoder(nn.Module):
 class _Block(nn.Module):
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.middle = kernel // 2
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=self.middle, groups=width)
         self.norm = nn.LayerNorm(width)
         self.pointwise = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = self.depthwise(features).permute(0, 2, 3, 1)
+        if features.shape[-2:] == (1, 1):  # a point meets the centre of the kernel alone
+            centre, offset = self.depthwise.weight[:, 0, self.middle, self.middle], self.depthwise.bias
+            assert offset is not None
+            hidden = (features[..., 0, 0] * centre + offset)[:, None, None]
+        else:
+            hidden = self.depthwise(features).permute(0, 2, 3, 1)
         return features + self.pointwise(self.norm(hidden)).permute(0, 3, 1, 2)

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 from pi_vae.priors.dense import Dense
 from pi_vae.priors.eigen import Eigen
 from pi_vae.priors.kernels import Kernel
+from pi_vae.priors.separate import Separate
 from pi_vae.priors.sites import Covariance, GaussianProcess
 from pi_vae.priors.state_space import StateSpace
 
@@ -121,7 +122,8 @@ class TemporalGP(nn.Module):
 
         Args:
             dates: `[T]` in days, in any order.
-            lengthscale, static_odds: `[V]`, see `covariance`.
+            lengthscale, static_odds: `[V]`, see `covariance`; `[N, V]` if they differ between series: batches of the
+                process, its posteriors and draws then end with `N`, and it knows no other dates.
             series: pixels times `V`, roughly; for the choice of the backend alone. Processes that are compared need
                 the same.
 
@@ -134,6 +136,9 @@ class TemporalGP(nn.Module):
         return self._process(backend, dates, lengthscale, static_odds)
 
     def _process(self, backend: str, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> GaussianProcess:
+        if lengthscale.dim() > 1:
+            joint = self._gram(backend, dates, lengthscale.flatten(), static_odds.flatten())
+            return GaussianProcess(Separate(joint, len(lengthscale)))
         gram = self._gram(backend, dates, lengthscale, static_odds)
         return GaussianProcess(gram, _Course(self, gram, dates, lengthscale, static_odds))
 

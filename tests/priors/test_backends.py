@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from pi_vae.priors import TemporalGP
-from pi_vae.priors.markov import filter as markov_filter
+from pi_vae.priors import SitePosterior, TemporalGP
+from pi_vae.priors.markov import cascade as markov_cascade
 from pi_vae.priors.markov import spread as markov_spread
 
 NUGGET = 1e-5
@@ -148,8 +148,7 @@ def _inputs():
 
 
 @exact
-def test_derivatives_are_finite_differences(backend, kernel, monkeypatch):
-    monkeypatch.setattr(markov_spread, "STRETCH", 4)  # more than one stretch of dates
+def test_derivatives_are_finite_differences(backend, kernel):
     dates, inputs = _inputs()
     assert torch.autograd.gradcheck(lambda *x: _outputs(backend, kernel, dates, *x), inputs, eps=1e-6, atol=1e-5)
 
@@ -235,12 +234,63 @@ def test_a_posterior_of_another_process_is_refused(backend, kernel):
         kl_divergence(case.posterior, same)
 
 
-def test_parts_of_the_series_fit_together(monkeypatch):
-    whole = Case("kalman", "matern32")
-    monkeypatch.setattr(markov_filter, "AT_ONCE", 6)
-    monkeypatch.setattr(markov_filter, "FEWEST", 2)
-    parts = Case("kalman", "matern32")
-    assert len(parts.posterior.sharp.filter.slices) > 1
-    assert torch.allclose(whole.posterior.mean, parts.posterior.mean)
-    assert torch.allclose(whole.posterior.variance, parts.posterior.variance)
-    assert torch.allclose(whole.posterior.divergence(), parts.posterior.divergence())
+@pytest.mark.parametrize("kernel", ["matern12", "matern32", "3 * matern52 + matern12"])
+@pytest.mark.parametrize("learned", [True, False])
+def test_an_accelerator_computes_what_the_processor_does(kernel, learned, monkeypatch):
+    """More series than are taken at once, and more dates; operation by operation, or compiled."""
+    monkeypatch.setattr(markov_spread, "STRETCH", 30)
+    generator = torch.Generator().manual_seed(2)
+    dates = 400 * torch.rand(70, generator=generator, dtype=torch.float64)
+    mean, precision, seen = (torch.rand(70, 3, 70, generator=generator, dtype=torch.float64) for _ in range(3))
+    lengthscale, odds = torch.tensor([20.0, 60.0, 900.0]).double(), torch.tensor([0.0, 0.3, 2.0]).double()
+    inputs = [lengthscale, odds, mean, torch.where(seen > 0.5, 5 * precision, 0.0)]
+    for x in inputs if learned else inputs[2:]:
+        x.requires_grad_()
+    weights = [1.0, 0.5, 0.1, 0.2, 0.3, 0.01, 0.01]
+    results = []
+    for compiled in (("cpu",), ()):
+        monkeypatch.setattr(markov_cascade, "COMPILED", compiled)
+        outputs = _outputs("kalman", kernel, dates, *inputs)
+        total = sum(w * (x * torch.cos(x.detach())).sum() for w, x in zip(weights, outputs, strict=True))
+        results.append([*outputs, *torch.autograd.grad(total, [x for x in inputs if x.requires_grad])])
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9 * float(other.detach().abs().max()))
+
+
+@pytest.mark.parametrize("compiled", [(), ("cpu",)])
+def test_derivatives_of_both_ways_are_finite_differences(compiled, monkeypatch):
+    monkeypatch.setattr(markov_spread, "STRETCH", 4)  # more than one stretch of dates
+    monkeypatch.setattr(markov_cascade, "COMPILED", compiled)
+    dates, inputs = _inputs()
+    outputs = lambda *x: _outputs("kalman", "matern32", dates, *x)  # noqa: E731
+    assert torch.autograd.gradcheck(outputs, inputs, eps=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["dense", "kalman"])
+def test_series_with_lengthscales_of_their_own(backend):
+    torch.manual_seed(0)
+    dates, (lengthscale, odds) = 300 * torch.rand(30).double(), torch.rand(2, 4, 3).double()
+    lengthscale = 20 + 100 * lengthscale
+    mean, precision, caution = torch.rand(3, 4, 3, 30).double()
+    coupling, skewness = 0.2 * torch.randn(4, 3, 30, 3).double(), 0.3 * torch.randn(4, 3, 30).double()
+    given = mean, 4 * precision * (precision > 0.5), coupling, caution, skewness
+    gp, value = TemporalGP(backend=backend), 0.3 * torch.randn(4, 3, 30).double()
+    prior = gp.prior(dates, lengthscale, odds).expand([4])
+    posterior = prior.condition(*given)
+    for i in range(4):
+        own = gp.prior(dates, lengthscale[i], odds[i]).expand([1])
+        alone = own.condition(*(x[i : i + 1] for x in given))
+        for name in ("mean", "variance", "covariance"):
+            assert torch.allclose(getattr(posterior, name)[i], getattr(alone, name)[0])
+        for name in ("log_prob", "datewise_log_prob"):
+            assert torch.allclose(getattr(posterior, name)(value)[i], getattr(alone, name)(value[i : i + 1])[0])
+        assert torch.allclose(prior.log_prob(value)[i], own.log_prob(value[i : i + 1])[0])
+    draws = posterior.rsample((4000,))
+    expected = SitePosterior(
+        prior, *given[:2], caution=caution, skewness=skewness
+    )  # first of the process: leans on none
+    assert draws.shape == (4000, 4, 3, 30) and prior.rsample((2,)).shape == (2, 4, 3, 30)
+    spread = posterior.variance[:, 0].sqrt()
+    assert ((draws.mean(0) - expected.mean)[:, 0].abs() < 5 * spread / 4000**0.5 + 0.05 * spread).all()
+    with pytest.raises(ValueError, match="knows its own dates only"):
+        posterior.at(dates[:2])

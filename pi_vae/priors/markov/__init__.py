@@ -17,8 +17,8 @@ smoother pass with the same gains; that of the spread carries the direction in w
 passes. Neither keeps a tape: time and memory are linear in the dates. No state covariance is ever inverted, so equal
 dates, zero precision and near-certain sites are not special cases. All in float64.
 
-Series lie last and next to each other: `[T, V, n]`, or `[T, S, V, n]` for `S` draws of each. They are taken a few
-thousand at a time, as many as stay in the cache.
+Series lie last and next to each other: `[T, V, n]`, or `[T, S, V, n]` for `S` draws of each. On an accelerator every
+operation runs over all of them; on a processor the recursions are compiled loops over some at a time (`.cpu`).
 """
 
 from pi_vae.priors.markov.cascade import Transitions, columns, noise_factors

@@ -11,6 +11,7 @@ A part that does not change is a state of one component with :math:`A = 1`.
 
 A state is a list of tensors, one per component, and every component holds all series side by side: small matrices are
 multiplied by hand, entry by entry, so that each operation runs over thousands of series that lie next to each other.
+So it is on an accelerator; what a processor does instead is in `pi_vae.priors.markov.cpu`.
 
 Example:
     >>> import torch
@@ -23,18 +24,23 @@ Example:
 
 from __future__ import annotations
 
-import copy
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pi_vae.priors.markov.cpu import steps_of
+from pi_vae.priors.markov.cpu.lanes import Steps
+
 __all__ = ["Transitions", "columns", "noise_factors"]
 
 State = list[Tensor]
 Matrix = list[list[Tensor]]  # symmetric: entries (i, j) and (j, i) are one tensor
 
+COMPILED = ("cpu",)  # kinds of devices whose recursions are compiled loops, see `pi_vae.priors.markov.cpu`
 COLUMNS = {1: (1.0,), 2: (1.0, 1.0), 3: (1.0, 1.0, 2.0 / 3.0)}
 LAST_VARIANCE = {1: 1.0, 2: 2.0, 3: 8.0 / 3.0}
 
@@ -84,28 +90,39 @@ class Transitions:
         self.size = sum(self.sizes) + 1
         self.heads = (*self.starts, self.size - 1)  # the components that add up to the process
         self.ends = {start + size - 1 for start, size in zip(self.starts, self.sizes, strict=True)}
-        # what component i takes from i + k: a^k / k!
-        self.takes = [
-            [[p.unsqueeze(-1) for p in power.unbind(0)] for power in (a, 0.5 * a.square())]
-            for a in (steps.detach() for steps in steps)
-        ]
-        decays = [torch.exp(-steps.detach()) for steps in steps]
-        self.decay = [[d.unsqueeze(-1) for d in decay.unbind(0)] for decay in decays]
-        self.decays = {
-            (b, c): [d.unsqueeze(-1) for d in (decays[b] * decays[c]).unbind(0)]
-            for b in range(len(decays))
-            for c in range(b, len(decays))
-        }
+        self.steps = [a.detach() for a in steps]
         self.block = [b for b, size in enumerate(self.sizes) for _ in range(size)] + [len(self.sizes)]
         self.place = [i for size in self.sizes for i in range(size)] + [0]
 
+    @property
+    def compiled(self) -> bool:
+        """Whether the recursions are compiled loops here."""
+        return self.steps[0].device.type in COMPILED
+
+    @functools.cached_property
+    def arrays(self) -> Steps:
+        """The same for the compiled loops."""
+        return steps_of(self.sizes, self.steps)
+
+    @functools.cached_property
+    def takes(self) -> list[list[list[Tensor]]]:
+        """Per block, order k and date: what component i takes from i + k, a^k / k!."""
+        return [[_by_date(power) for power in (a, 0.5 * a.square())] for a in self.steps]
+
+    @functools.cached_property
+    def decay(self) -> list[list[Tensor]]:
+        """Per block and date."""
+        return [_by_date(torch.exp(-a)) for a in self.steps]
+
+    @functools.cached_property
+    def decays(self) -> dict[tuple[int, int], list[Tensor]]:
+        """Of the products of two blocks, per date."""
+        pairs = itertools.combinations_with_replacement(range(len(self.steps)), 2)
+        return {(b, c): _by_date(torch.exp(-self.steps[b]) * torch.exp(-self.steps[c])) for b, c in pairs}
+
     def of(self, v: int) -> Transitions:
         """The same of one variable alone."""
-        part, one = copy.copy(self), slice(v, v + 1)
-        part.takes = [[[x[one] for x in power] for power in takes] for takes in self.takes]
-        part.decay = [[x[one] for x in decay] for decay in self.decay]
-        part.decays = {pair: [x[one] for x in decays] for pair, decays in self.decays.items()}
-        return part
+        return Transitions(self.sizes, [a[:, v : v + 1] for a in self.steps])
 
     def nothing(self, like: Tensor) -> Matrix:
         """A matrix of zeros."""
@@ -174,3 +191,8 @@ class Transitions:
                     value = value * self.decay[b][t]
                 matrix[i][j] = matrix[j][i] = value
         return matrix
+
+
+def _by_date(value: Tensor) -> list[Tensor]:
+    """`[T, V]` -> `[V, 1]` per date."""
+    return [v.unsqueeze(-1) for v in value.unbind(0)]

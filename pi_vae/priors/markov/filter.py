@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import Matrix, State, Transitions
+from pi_vae.priors.markov.cpu import Lanes
 
-__all__ = ["Filter", "Gains", "add_heads", "add_outer", "dot", "slices", "summed"]
-
-AT_ONCE = 8192  # series; a component of the state is then 64 kB
-FEWEST = 64  # of each variable and draw
+__all__ = ["Filter", "Gains", "add_heads", "add_outer", "dot", "summed"]
 
 
 class Filter:
@@ -26,13 +24,22 @@ class Filter:
         column: `[size, V]` the vector c of every variable.
         nugget: variance :math:`\\epsilon` of what differs from date to date.
         precision: `[T, V, n]`, float64; `n = 1` where all series share it.
+
+    Attributes:
+        lanes: what was found on a processor, compiled; None on an accelerator.
+        gains: what was found on an accelerator.
     """
+
+    gains: Gains
 
     def __init__(self, transitions: Transitions, column: Tensor, nugget: float, precision: Tensor) -> None:
         self.transitions, self.nugget, self.precision = transitions, nugget, precision.detach()
         self.column = [c.unsqueeze(-1) for c in column.detach().unbind(0)]
-        self.slices = slices(self.precision)
-        self.gains = [self._run(self.precision[..., part].unbind(0)) for part in self.slices]
+        self.lanes: Lanes | None = None
+        if transitions.compiled:
+            self.lanes = Lanes(transitions.arrays, column, nugget, precision)
+        else:
+            self.gains = self._run(self.precision.unbind(0))
 
     def _run(self, precision: Sequence[Tensor]) -> Gains:
         move = self.transitions
@@ -56,14 +63,11 @@ class Filter:
         part, one = copy.copy(self), slice(v, v + 1)
         part.transitions, part.precision = self.transitions.of(v), self.precision[:, one]
         part.column = [c[one] for c in self.column]
-        part.gains = [found.of(one) for found in self.gains]
+        if self.lanes is None:
+            part.gains = self.gains.of(one)
+        else:
+            part.lanes = self.lanes.of(v)
         return part
-
-    def parts(self, series: Tensor) -> Iterator[tuple[slice, slice, Gains]]:
-        """Parts of the series, the part of the precisions that is theirs, and its gains."""
-        shared = self.precision.shape[-1] == 1
-        for number, part in enumerate(slices(series) if shared else self.slices):
-            yield part, slice(None) if shared else part, self.gains[0 if shared else number]
 
 
 @dataclass
@@ -78,14 +82,6 @@ class Gains:
     def of(self, one: slice) -> Gains:
         """The same of some variables."""
         return Gains([[x[one] for x in p] for p in self.p], *([x[one] for x in y] for y in (self.g, self.q, self.v)))
-
-
-def slices(series: Tensor) -> list[slice]:
-    """Parts of the last dimension that are worked on at once: all on an accelerator, what the cache holds otherwise."""
-    count = series.shape[-1]
-    across = max(series[0, ..., 0].numel(), 1) if series.dim() < 5 else series[0, 0, ..., 0].numel()
-    width = max(AT_ONCE // across, FEWEST) if series.device.type == "cpu" else count
-    return [slice(start, min(start + width, count)) for start in range(0, count, width)]
 
 
 def add_outer(matrix: Matrix, first: State, second: State) -> Matrix:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import State, Transitions
-from pi_vae.priors.markov.filter import add_heads, slices, summed
+from pi_vae.priors.markov.cpu import draw, draw_adjoint
+from pi_vae.priors.markov.filter import add_heads, summed
 
 __all__ = ["Observe", "Simulate"]
 
@@ -30,10 +31,11 @@ class Simulate(torch.autograd.Function):
         ctx.transitions, ctx.blocks = transitions, len(inputs) // 2
         ctx.learns = any(ctx.needs_input_grad[3:])
         ctx.save_for_backward(noise, level, *inputs[ctx.blocks :])
+        if transitions.compiled:
+            return draw(transitions.arrays, noise, nugget, level, inputs[ctx.blocks :])
         draws = torch.empty(noise.shape[1:], dtype=level.dtype, device=noise.device)
-        for part in slices(noise):
-            for t, state in _states(transitions, noise[..., part], level, inputs[ctx.blocks :]):
-                torch.add(transitions.head(state), noise[-1, t, ..., part], alpha=nugget, out=draws[t, ..., part])
+        for t, state in _states(transitions, noise, level, inputs[ctx.blocks :]):
+            torch.add(transitions.head(state), noise[-1, t], alpha=nugget, out=draws[t])
         return draws
 
     @staticmethod
@@ -42,25 +44,27 @@ class Simulate(torch.autograd.Function):
         move = ctx.transitions
         if not ctx.learns:
             return None, None, None, None, *[None] * (2 * ctx.blocks)
+        if move.compiled:
+            by_level, by_steps, by_factors = draw_adjoint(move.arrays, noise, level, factors, by_draws)
+            return None, None, None, by_level, *by_steps, *by_factors
         by_level, by_factors = torch.zeros_like(level), [torch.zeros_like(f) for f in factors]
         by_steps = [torch.zeros_like(f[..., 0, 0]) for f in factors]
-        for part in slices(noise):
-            states = [state for _, state in _states(move, noise[..., part], level, factors)]
-            weight: State = []
-            for t in reversed(range(len(states))):
-                r = [torch.zeros_like(states[0][0])] * move.size if not weight else move.back(weight, t + 1)
-                weight = add_heads(move, r, by_draws[t, ..., part])
-                for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
-                    came = states[t][start : start + size]
-                    for i in range(size):
-                        for k in range(i + 1):
-                            drive = noise[start + k, t, ..., part].to(level.dtype)
-                            by_factors[b][t, :, i, k] += summed(weight[start + i] * drive)
-                            came[i] = came[i] - factors[b][t, :, i, k, None] * drive
-                    if t:
-                        lost = (came[i] - came[i + 1] if i + 1 < size else came[i] for i in range(size))
-                        by_steps[b][t] -= summed(sum(weight[start + i] * part for i, part in enumerate(lost)))
-            by_level += summed(weight[-1] * noise[-2, 0, ..., part])
+        states = [state for _, state in _states(move, noise, level, factors)]
+        weight: State = []
+        for t in reversed(range(len(states))):
+            r = [torch.zeros_like(states[0][0])] * move.size if not weight else move.back(weight, t + 1)
+            weight = add_heads(move, r, by_draws[t])
+            for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
+                came = states[t][start : start + size]
+                for i in range(size):
+                    for k in range(i + 1):
+                        drive = noise[start + k, t].to(level.dtype)
+                        by_factors[b][t, :, i, k] += summed(weight[start + i] * drive)
+                        came[i] = came[i] - factors[b][t, :, i, k, None] * drive
+                if t:
+                    lost = (came[i] - came[i + 1] if i + 1 < size else came[i] for i in range(size))
+                    by_steps[b][t] -= summed(sum(weight[start + i] * part for i, part in enumerate(lost)))
+        by_level += summed(weight[-1] * noise[-2, 0])
         return None, None, None, by_level, *by_steps, *by_factors
 
 

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import State
-from pi_vae.priors.markov.filter import Filter, add_heads, dot, slices, summed
+from pi_vae.priors.markov.filter import Filter, add_heads, dot, summed
 
 __all__ = ["Smooth"]
+
+DATES = 16  # at once, where each could be done by itself
 
 
 class Smooth(torch.autograd.Function):
     """``Smooth.apply(filter, weighted, precision, column, *steps)``: posterior means and their weights.
 
     ``weighted`` is `[T, S, V, n]`, site means times precisions; means and weights have its shape. Of that size only
-    what goes in and comes out is ever held: everything else is done date by date, in the cache.
+    what goes in and comes out is ever held: everything else is done date by date.
     """
 
     @staticmethod
@@ -37,8 +39,8 @@ class Smooth(torch.autograd.Function):
         by_precision = None
         if ctx.needs_input_grad[2]:
             by_precision = torch.empty_like(precision)
-            for t, found in enumerate(by_precision.unbind(0)):
-                torch.sum(by_weighted[t] * mean[t], 0, out=found).neg_()
+            for found, b, m in zip(by_precision.split(DATES), by_weighted.split(DATES), mean.split(DATES), strict=True):
+                torch.sum(b * m, 1, out=found).neg_()
         if not ctx.learns:
             return None, by_weighted, by_precision, *[None] * (len(ctx.needs_input_grad) - 3)
         return None, by_weighted, by_precision, *_by_covariance(ctx.filtered, weights, other_weights)
@@ -46,64 +48,63 @@ class Smooth(torch.autograd.Function):
 
 def _smooth(filtered: Filter, weighted: Tensor, less: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """`[T, S, V, n]` weighted site means, less the precisions times ``less`` -> posterior means and weights."""
-    move = filtered.transitions
+    if filtered.lanes is not None:
+        return filtered.lanes.smooth(weighted, less)
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
     mean, weights = torch.empty_like(weighted), torch.empty_like(weighted)
-    for part, own, gains in filtered.parts(weighted):
-        precision = filtered.precision[..., own].unbind(0)
-        given, means, leans = (x[..., part].unbind(0) for x in (weighted, mean, weights))
-        # Forth: what was expected and how far the site lies from it wait where mean and weight will be.
-        state = [torch.zeros_like(given[0])] * move.size
-        for t, site in enumerate(given):
-            if t:
-                state = move.move(state, t)
-            expected = move.head(state)
-            known = expected if less is None else expected + less[t, ..., part]
-            surprise = torch.addcmul(site, precision[t], known, value=-1.0).div_(gains.q[t])
-            state = [torch.addcmul(x, p, surprise) for x, p in zip(state, gains.p[t], strict=True)]
-            means[t].copy_(expected)
-            leans[t].copy_(surprise)
-        r = [torch.zeros_like(given[0])] * move.size
-        for t in reversed(range(len(given))):
-            ahead = dot(gains.p[t], r)
-            leans[t].addcmul_(gains.g[t], ahead, value=-1.0)
-            means[t].add_(ahead).addcmul_(leans[t], gains.v[t])
-            if t:
-                r = move.back(add_heads(move, r, leans[t]), t)
+    # Forth: what was expected and how far the site lies from it wait where mean and weight will be.
+    state = [torch.zeros_like(weighted[0])] * move.size
+    for t, site in enumerate(weighted):
+        if t:
+            state = move.move(state, t)
+        expected = move.head(state)
+        known = expected if less is None else expected + less[t]
+        surprise = torch.addcmul(site, precision[t], known, value=-1.0).div_(gains.q[t])
+        state = [torch.addcmul(x, p, surprise) for x, p in zip(state, gains.p[t], strict=True)]
+        mean[t].copy_(expected)
+        weights[t].copy_(surprise)
+    r = [torch.zeros_like(weighted[0])] * move.size
+    for t in reversed(range(len(weighted))):
+        ahead = dot(gains.p[t], r)
+        weights[t].addcmul_(gains.g[t], ahead, value=-1.0)
+        mean[t].add_(ahead).addcmul_(weights[t], gains.v[t])
+        if t:
+            r = move.back(add_heads(move, r, weights[t]), t)
     return mean, weights
 
 
 def _by_covariance(filtered: Filter, first: Tensor, second: Tensor) -> list[Tensor]:
     """Derivatives of first' K second by the column and by the steps."""
-    move = filtered.transitions
+    if filtered.lanes is not None:
+        return filtered.lanes.along_covariance(first, second)
+    move, pair = filtered.transitions, (first, second)
     by_column = [torch.zeros_like(c[:, 0]) for c in filtered.column]
     by_steps = [first.new_zeros(len(first), len(by_column[0])) for _ in move.sizes]
-    for part in slices(first):
-        pair = [x[..., part].unbind(0) for x in (first, second)]
-        zero = torch.zeros_like(pair[0][0])
-        arrived: list[list[State]] = []
-        for x in pair:
-            state, states = [zero] * move.size, []
-            for t in range(len(x)):
-                if t:
-                    state = move.move(
-                        [torch.addcmul(s, c, x[t - 1]) for s, c in zip(state, filtered.column, strict=True)], t
-                    )
-                states.append(state)
-            arrived.append(states)
-        rest = [[zero] * move.size for _ in pair]
-        for t in reversed(range(len(first))):
-            same = pair[0][t] * pair[1][t]
-            for i, total in enumerate(by_column):
-                value = pair[0][t] * rest[1][i] + pair[1][t] * rest[0][i]
-                total += summed(value + same if i in move.heads else value)
-            if not t:
-                break
-            weight = [add_heads(move, r, x[t]) for r, x in zip(rest, pair, strict=True)]
-            for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
-                value = zero
-                for i in range(start, start + size):
-                    value = torch.addcmul(value, weight[1][i], move.drift(arrived[0][t], i))
-                    value = torch.addcmul(value, weight[0][i], move.drift(arrived[1][t], i))
-                by_steps[b][t] -= summed(value)
-            rest = [move.back(w, t) for w in weight]
+    zero = torch.zeros_like(first[0])
+    arrived: list[list[State]] = []
+    for x in pair:
+        state, states = [zero] * move.size, []
+        for t in range(len(x)):
+            if t:
+                state = move.move(
+                    [torch.addcmul(s, c, x[t - 1]) for s, c in zip(state, filtered.column, strict=True)], t
+                )
+            states.append(state)
+        arrived.append(states)
+    rest = [[zero] * move.size for _ in pair]
+    for t in reversed(range(len(first))):
+        same = pair[0][t] * pair[1][t]
+        for i, total in enumerate(by_column):
+            value = pair[0][t] * rest[1][i] + pair[1][t] * rest[0][i]
+            total += summed(value + same if i in move.heads else value)
+        if not t:
+            break
+        weight = [add_heads(move, r, x[t]) for r, x in zip(rest, pair, strict=True)]
+        for b, (start, size) in enumerate(zip(move.starts, move.sizes, strict=True)):
+            value = zero
+            for i in range(start, start + size):
+                value = torch.addcmul(value, weight[1][i], move.drift(arrived[0][t], i))
+                value = torch.addcmul(value, weight[0][i], move.drift(arrived[1][t], i))
+            by_steps[b][t] -= summed(value)
+        rest = [move.back(w, t) for w in weight]
     return [torch.stack(by_column), *by_steps]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import Matrix, State, Transitions
-from pi_vae.priors.markov.filter import Filter, Gains, add_outer, dot, summed
+from pi_vae.priors.markov.filter import Filter, add_outer, dot, summed
 
 __all__ = ["Spread"]
 
@@ -24,11 +24,7 @@ class Spread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, filtered: Filter, precision: Tensor, column: Tensor, *steps: Tensor):
-        variance = torch.empty_like(precision)
-        log_det, reduction = torch.zeros_like(precision[0]), torch.zeros_like(precision[0])
-        for part, _, gains in filtered.parts(precision):
-            pieces = (x[..., part] for x in (precision.detach(), variance, log_det, reduction))
-            _variances(filtered.transitions, gains, *pieces)
+        log_det, reduction, variance = _spread(filtered)
         ctx.filtered, ctx.learns = filtered, any(ctx.needs_input_grad[2:])
         ctx.save_for_backward(variance)
         ctx.set_materialize_grads(False)
@@ -41,20 +37,17 @@ class Spread(torch.autograd.Function):
             return None, ctx.saved_tensors[0] * by_log_det, *[None] * (1 + len(move.sizes))
         none = torch.zeros_like(precision[0])
         by_log_det, by_reduction = (none if x is None else x for x in (by_log_det, by_reduction))
-        by_precision = torch.empty_like(precision)
-        by_column = precision.new_zeros(move.size, precision.shape[1])
-        by_steps = [torch.zeros_like(precision[..., 0]) for _ in move.sizes]
-        learned = (by_column, by_steps) if ctx.learns else None
-        for part, _, gains in ctx.filtered.parts(precision):
-            variance = None if by_variance is None else by_variance[..., part]
-            weights = _Weights(by_log_det[..., part], by_reduction[..., part], variance)
-            _backward(ctx.filtered, gains, precision[..., part], weights, by_precision[..., part], learned)
+        if ctx.filtered.lanes is not None:
+            found = ctx.filtered.lanes.spread_adjoint(by_log_det, by_reduction, by_variance, ctx.learns)
+        else:
+            found = _adjoint(ctx.filtered, _Weights(by_log_det, by_reduction, by_variance), ctx.learns)
+        by_precision, by_column, by_steps = found
         return None, by_precision, *((by_column, *by_steps) if ctx.learns else [None] * (1 + len(by_steps)))
 
 
 @dataclass
 class _Weights:
-    """Derivatives of the objective by what `Spread` returns, of one part of the series."""
+    """Derivatives of the objective by what `Spread` returns."""
 
     log_det: Tensor
     reduction: Tensor
@@ -66,12 +59,15 @@ class _Weights:
         return along if self.variance is None else along.add_(self.variance[t])
 
 
-def _variances(
-    move: Transitions, gains: Gains, precision: Tensor, variance: Tensor, log_det: Tensor, reduction: Tensor
-) -> None:
+def _spread(filtered: Filter) -> tuple[Tensor, Tensor, Tensor]:
     """Back over the dates with N, the derivative of log|I + K Lambda| by the state's covariance."""
-    later = move.nothing(gains.g[0])
-    for t in reversed(range(len(gains.g))):
+    if filtered.lanes is not None:
+        return filtered.lanes.spread()
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
+    variance = torch.empty_like(precision)
+    log_det, reduction = torch.zeros_like(precision[0]), torch.zeros_like(precision[0])
+    later = move.nothing(precision[0])
+    for t in reversed(range(len(precision))):
         p, g, q = gains.p[t], gains.g[t], gains.q[t]
         z = _times(later, p)
         along = dot(p, z)
@@ -80,32 +76,30 @@ def _variances(
         log_det.add_(q.log())
         if t:
             later = move.gather(_subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along)), t)
+    return log_det, reduction, variance
 
 
-def _backward(
-    filtered: Filter,
-    gains: Gains,
-    precision: Tensor,
-    weights: _Weights,
-    by_precision: Tensor,
-    learned: tuple[Tensor, list[Tensor]] | None,
-) -> None:
-    """Derivative of what ``weights`` sums up, of one part of the series.
+def _adjoint(filtered: Filter, weights: _Weights, learns: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Derivatives of what ``weights`` sums up, by the precisions, the column and the steps.
 
     The variances are the derivative of log_det by the precisions, so this is the gradient of log_det plus its change
     along the direction in which the precisions move; a dot marks that change in the names below.
     """
-    move, dates, weight = filtered.transitions, len(gains.g), weights.log_det
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
+    dates, weight = len(precision), weights.log_det
+    by_precision = torch.empty_like(precision)
+    by_column = precision.new_zeros(move.size, precision.shape[1])
+    by_steps = [torch.zeros_like(precision[..., 0]) for _ in move.sizes]
     # D and its change are kept where a stretch of dates starts and found again from there, stretch by stretch.
     starts = range(0, dates, dates if dates <= STRETCH else STRETCH)
     losses = [(move.nothing(gains.g[0]), move.nothing(gains.g[0]))]
     for start in starts[:-1]:
-        *_, last = _losses(filtered, gains, precision, weights, *losses[-1], range(start, start + STRETCH + 1))
+        *_, last = _losses(filtered, weights, *losses[-1], range(start, start + STRETCH + 1))
         losses.append(last)
     later = total = move.nothing(gains.g[0])  # M, and weight * M + dot M
     for start in reversed(starts):
         stretch = range(start, min(start + (starts.step), dates))
-        found = list(_losses(filtered, gains, precision, weights, *losses.pop(), stretch))
+        found = list(_losses(filtered, weights, *losses.pop(), stretch))
         for t in reversed(stretch):
             loss, dot_loss = found.pop()
             p, g, q, v = gains.p[t], gains.g[t], gains.q[t], gains.v[t]
@@ -121,23 +115,22 @@ def _backward(
             corner = dot_g * (1.0 + 2.0 * g * along) + g * (weight + g * turn)
             now = _subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along))
             both = _subtract_heads(move, total, mixed, corner)
-            if learned is not None:
-                _learn(move, t, loss, dot_loss, now, both, mixed, corner, *learned)
+            if learns:
+                _learn(move, t, loss, dot_loss, now, both, mixed, corner, by_column, by_steps)
             if t:
                 later, total = move.gather(now, t), move.gather(both, t)
+    return by_precision, by_column, by_steps
 
 
 def _losses(
     filtered: Filter,
-    gains: Gains,
-    precision: Tensor,
     weights: _Weights,
     loss: Matrix,
     dot_loss: Matrix,
     dates: range,
 ) -> Iterator[tuple[Matrix, Matrix]]:
     """D and its change at consecutive dates, given both at the first."""
-    move = filtered.transitions
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
     for t in dates:
         yield loss, dot_loss
         if t + 1 in dates:
