@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
+from pi_vae.data.batches import joined, parted
 from pi_vae.data.tensors import CubeTensors
 
 CHANNELS = {"s2": ("B02", "B03", "B04", "B08"), "s1": ("VV", "VH")}
@@ -221,3 +222,16 @@ def test_points_are_pixels_without_neighbours(cube, points):
     assert _pixels(data.at(torch.tensor([7, 3]), torch.tensor([0, 0]), 5)).tolist() == [7, 3]
     batch = data.patches(8, 24, 5, torch.Generator().manual_seed(0))
     assert batch.shape == (8, 1, 1) and len(batch.pixels) == 5 and batch.scale == pytest.approx(4.0)
+
+
+def test_parts_of_a_batch_are_its_patches(cube):
+    data = _ids(CubeTensors.read(cube, CHANNELS))
+    batch = data.patches(5, 4, 20, torch.Generator().manual_seed(0))
+    parts = parted(batch, 2)
+    assert [part.shape for part in parts] == [(3, 4, 4), (2, 4, 4)] and parted(batch, 1)[0] is batch
+    whole = joined(parts)
+    assert whole.shape == batch.shape
+    assert torch.equal(whole.pixels.sort().values, batch.pixels.sort().values)
+    for name, one in batch.modalities.items():
+        assert torch.equal(whole.modalities[name].values, one.values)
+        assert all(torch.equal(whole.modalities[name].geometry[a], angle) for a, angle in one.geometry.items())

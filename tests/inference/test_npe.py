@@ -49,7 +49,7 @@ def test_what_is_forgotten_is_drawn_many_times_a_step(build, points, monkeypatch
     assert len({id(lengthscale) for lengthscale in simulated_with}) == 1
     simulated_with.clear()
     neural_posterior(Run(model), points, forget=True, **options)
-    assert len({id(lengthscale) for lengthscale in simulated_with}) == 2
+    assert len({id(lengthscale) for lengthscale in simulated_with}) == 4
 
 
 def test_the_values_of_points_are_not_read(build, points):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from inference import sleep
 from inference.sleep import dream, recovery_loss
+from pi_vae.data.batches import parted
 from pi_vae.data.tensors import CubeTensors
 
 
@@ -71,6 +73,28 @@ def test_where_nothing_is_seen_the_loss_is_that_of_the_prior(model, batch):
         expected = -sum(p.log_prob(drawn[n]).sum() for n, p in model.priors(batch.dates, shared).items())
         expected = expected - sum(Normal(0, 1).log_prob(v).sum() for n, v in drawn.items() if n != "static")
     assert found.item() == pytest.approx(batch.scale * expected.item(), rel=1e-4)
+
+
+def test_patches_may_come_from_several_cubes(model, batch, monkeypatch):
+    draws = [model.draw_globals("prior") for _ in range(4)]
+    drawn, simulated = _dream(model, batch)
+
+    def loss(order, cubes):
+        """With these draws of the global latents, but always of the same dream."""
+        shared, dreams, size = iter(order), [], 400 // cubes
+        for i, part in enumerate(parted(simulated, cubes)):
+            dreams.append(({name: value[i * size :][:size] for name, value in drawn.items()}, part))
+        monkeypatch.setattr(model, "draw_globals", lambda: draws[next(shared)])
+        monkeypatch.setattr(sleep, "dream", lambda *_: dreams.pop(0))
+        with torch.no_grad():
+            return recovery_loss(model, batch, cubes).item()
+
+    assert loss([0, 1, 0, 1], 2) == pytest.approx(loss([0, 1], 1), rel=1e-5), (
+        "the same ones, for one half and the other"
+    )
+    halves = [loss([i, j, i, j], 2) for i, j in ((0, 1), (2, 3))]
+    mixed = loss([0, 1, 2, 3], 2), loss([2, 3, 0, 1], 2)
+    assert sum(mixed) == pytest.approx(sum(halves), rel=1e-5) and mixed[0] != pytest.approx(mixed[1], rel=1e-5)
 
 
 def test_dreams_alone_teach_the_encoder(model, batch):
