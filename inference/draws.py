@@ -13,6 +13,7 @@ from torch import Tensor
 
 from inference.exclusive import redrawn
 from pi_vae import Latents, PhysicsVAE
+from pi_vae.chain import ChainPosterior
 from pi_vae.data.batches import Batch
 from pi_vae.data.kinds import kind_of
 
@@ -51,7 +52,8 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
     # All global draws come first, so that with the same seed every batch of pixels sees the same ones.
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
         size = draws // count + (i < draws % count)
-        drawn = model.posterior(sites, batch.dates, shared).rsample((size,))
+        # Not told how many pixels there are: how they are computed must not depend on which are drawn together.
+        drawn = ChainPosterior(sites, model.priors(batch.dates, shared)).rsample((size,))
         latents = redrawn(model, batch, model.latents(drawn, batch.dates, shared), shared)
         yield Group(shared, latents)
 

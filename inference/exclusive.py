@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data.batches import Batch
+from pi_vae.priors.noise import standard_normal
 
 __all__ = ["redrawn"]
 
@@ -62,25 +63,36 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
         identity = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
         factor = torch.linalg.cholesky(covariance + JITTER * identity).to(process.dtype)
         if observed is None:
-            residual[name] = torch.einsum("kts,...ks->...kt", factor, torch.randn_like(process))
+            residual[name] = torch.einsum("kts,...ks->...kt", factor, standard_normal(process.shape, -3, process))
             continue
         left = observed.series(batch.pixels) - model.expected(name, latents, batch, shared, residual=False)
         seen = observed.scored(batch.pixels)
         loading = shared[f"{name}_relevance"] * shared[f"{name}_loading"]
         noise, freedom = shared[f"{name}_noise"], model.modalities[name].degrees_of_freedom
+        white = standard_normal((process.shape[1], process.shape[0], process[0, 0].numel()), -3, process)
         size = max(1, int(AT_ONCE / (factor.shape[0] * factor.shape[-1]) ** 2))
         parts = [
-            _drawn(e, s, loading, noise, freedom, factor, observed.index)
-            for e, s in zip(left.split(size, 1), seen.split(size), strict=True)
+            _drawn(e, s, w, loading, noise, freedom, factor, observed.index)
+            for e, s, w in zip(left.split(size, 1), seen.split(size), white.split(size), strict=True)
         ]
         residual[name] = torch.cat(parts, 1)
     return dataclasses.replace(latents, residual=residual)
 
 
 def _drawn(
-    left: Tensor, seen: Tensor, loading: Tensor, noise: Tensor, freedom: float, factor: Tensor, index: Tensor
+    left: Tensor,
+    seen: Tensor,
+    white: Tensor,
+    loading: Tensor,
+    noise: Tensor,
+    freedom: float,
+    factor: Tensor,
+    index: Tensor,
 ) -> Tensor:
-    """`[D, N, K, T]` draws given `[D, N, T_m, C]` what is left, seen where `[N, T_m, C]`."""
+    """`[D, N, K, T]` draws given `[D, N, T_m, C]` what is left, seen where `[N, T_m, C]`.
+
+    They are made of ``white``, `[N, D, K T]` standard normal numbers.
+    """
     count, dates = factor.shape[0], factor.shape[-1]
     left = torch.where(seen, left, 0.0)
     rows = factor[:, index]  # [K, T_m, T]: whitened coordinates -> processes at the dates of the modality
@@ -99,6 +111,6 @@ def _drawn(
         spread = torch.einsum("ck,nikt,nilt,cl->ntc", loading, half, half, loading)
         added = torch.einsum("ck,kts,ndks->ndtc", loading, rows, mean).transpose(0, 1)
         square = (left - added).square().mean(0) + spread
-    noise_free = torch.linalg.solve_triangular(cholesky.mT, torch.randn_like(mean.flatten(2)).mT, upper=True).mT
-    white = mean + noise_free.unflatten(-1, (count, dates))
+    around = torch.linalg.solve_triangular(cholesky.mT, white.mT, upper=True).mT
+    white = mean + around.unflatten(-1, (count, dates))
     return torch.einsum("kts,ndks->dnkt", factor, white)

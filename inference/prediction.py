@@ -23,6 +23,7 @@ from pi_vae.data import validate
 from pi_vae.data.kinds import OPTICAL, kind_of
 from pi_vae.data.patches import Patches
 from pi_vae.data.scene import open_tensors
+from pi_vae.priors.noise import by_place
 from pi_vae.variables import CATALOGUE, Variable
 
 __all__ = ["FLAGS", "export_geotiff", "predict", "prior_sd"]
@@ -46,7 +47,8 @@ def predict(
 ) -> xr.Dataset:
     """Write maps of every variable and residual to a zarr store.
 
-    Tiles are read with the halo that the encoder needs, so that they fit together; a store that exists is continued.
+    Tiles are read with the halo that the encoder needs, and what a pixel draws depends on its place alone, so that they
+    fit together; a store that exists is continued.
     A large cube stays on disk (`pi_vae.data.scene`): memory is that of a tile. If there is a Dask client, its workers
     share the tiles (`inference.cluster`); cube and store must lie where they can reach them. The maps are the same.
 
@@ -168,8 +170,9 @@ def prior_sd(model: PhysicsVAE, dates: torch.Tensor) -> dict[str, float | list[f
 def _write_tile(model: PhysicsVAE, data: Patches, store: str, draws: int, seed: int, part: tuple[slice, slice]) -> None:
     """Map the tile of some rows and columns; a chunk of the store is a tile, so that others may write beside it."""
     rows, columns = part
-    with seeded(seed):
-        batch = data.tile(rows, columns, model.encoder.radius)
+    batch = data.tile(rows, columns, model.encoder.radius)
+    places = torch.meshgrid(*(torch.arange(part.start, part.stop) for part in part), indexing="ij")
+    with seeded(seed), by_place(*(place.flatten() for place in places)):
         maps = _tile(model, data, batch, draws, (rows.stop - rows.start, columns.stop - columns.start))
     # The flags come last: they say that the tile is complete.
     for arrays in (maps.drop_vars("flags"), maps[["flags"]]):

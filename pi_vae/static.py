@@ -18,6 +18,8 @@ from pyro.distributions.transforms.spline import ConditionedSpline
 from torch import Tensor
 from torch.distributions.transforms import AffineTransform
 
+from pi_vae.priors.noise import standard_normal
+
 __all__ = ["SHAPE", "StaticPosterior"]
 
 BINS, BOUND = 8, 4.0
@@ -69,6 +71,10 @@ class StaticPosterior(dist.TransformedDistribution):
             return self
         rank = len(self.batch_shape)
         return StaticPosterior(*(part.expand(batch_shape + part.shape[rank:]) for part in self._parts))
+
+    def rsample(self, sample_shape=()) -> Tensor:
+        """`[*sample, pixel, S]` reparametrised draws."""
+        return self.at(standard_normal(self._extended_shape(torch.Size(sample_shape)), -2, self.mean))
 
     @property
     def mean(self) -> Tensor:

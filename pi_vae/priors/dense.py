@@ -21,6 +21,8 @@ import functools
 import torch
 from torch import Tensor
 
+from pi_vae.priors.noise import standard_normal
+
 __all__ = ["Dense", "DenseGiven"]
 
 
@@ -48,7 +50,7 @@ class Dense:
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of N(0, K)."""
-        noise = torch.randn(*shape, *self.shape, dtype=self.dtype, device=self.device)
+        noise = standard_normal((*shape, *self.shape), -3, self.factor)
         return torch.einsum("vts,...vs->...vt", self.factor, noise)
 
     def energy(self, value: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ class DenseGiven:
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of the posterior less its mean; ``shape`` ends with the batch."""
-        noise = torch.randn(*shape, *self.precision.shape[-2:], dtype=self.factor.dtype, device=self.factor.device)
+        noise = standard_normal((*shape, *self.precision.shape[-2:]), -3, self.factor)
         white = torch.linalg.solve_triangular(self.cholesky.mT, noise.unsqueeze(-1), upper=True)
         return self.values(white.squeeze(-1))
 

@@ -28,6 +28,8 @@ import functools
 import torch
 from torch import Tensor
 
+from pi_vae.priors.noise import standard_normal
+
 __all__ = ["Eigen", "EigenGiven"]
 
 
@@ -72,8 +74,8 @@ class Eigen:
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of N(0, K)."""
-        white = torch.randn(*shape, self.shape[0], self.rank, dtype=self.dtype, device=self.device)
-        noise = torch.randn(*shape, *self.shape, dtype=self.dtype, device=self.device)
+        white = standard_normal((*shape, self.shape[0], self.rank), -3, self.features)
+        noise = standard_normal((*shape, *self.shape), -3, self.features)
         return self.course(white) + self.noise.sqrt() * noise
 
     def energy(self, value: Tensor) -> Tensor:
@@ -141,9 +143,9 @@ class EigenGiven:
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of the posterior less its mean; ``shape`` ends with the batch."""
         prior = self.prior
-        noise = torch.randn(*shape, prior.shape[0], prior.rank, 1, dtype=prior.dtype, device=prior.device)
+        noise = standard_normal((*shape, prior.shape[0], prior.rank), -3, prior.features).unsqueeze(-1)
         white = torch.linalg.solve_triangular(self.cholesky.mT, noise, upper=True).squeeze(-1)
-        rest = torch.randn(*shape, *prior.shape, dtype=prior.dtype, device=prior.device)
+        rest = standard_normal((*shape, *prior.shape), -3, prior.features)
         return self._kept * prior.course(white) + (prior.noise * self._kept).sqrt() * rest
 
     @property

@@ -42,6 +42,7 @@ from pi_vae.priors.markov import (
     columns,
     noise_factors,
 )
+from pi_vae.priors.noise import standard_normal
 
 __all__ = ["StateSpace", "StateSpaceGiven"]
 
@@ -125,7 +126,8 @@ class StateSpace:
         """`[T, draws, V, series]` draws in the order of the recursions."""
         variables, dates = self.shape
         shape = (dates, draws, variables, series)
-        noise = torch.randn(self.transitions.size + 1, *shape, dtype=self.dtype, device=self.device)
+        like = self.column.new_empty(0, dtype=self.dtype)
+        noise = standard_normal((self.transitions.size + 1, *shape), -1, like)
         factors = [
             share.sqrt()[:, None, None] * noise_factors(d, steps)
             for d, steps, share in zip(self.filters, self.steps, self.shares, strict=True)
@@ -188,7 +190,7 @@ class StateSpaceGiven:
         """`[*shape, V, T]` draws of the posterior less its mean; ``shape`` ends with the batch."""
         prior, series = self.prior, self.precision.shape[-1]
         course = prior.simulate(math.prod(shape) // max(series, 1), series)
-        noise = torch.randn(course.shape, dtype=prior.dtype, device=prior.device)
+        noise = standard_normal(course.shape, -1, course.new_empty(0, dtype=prior.dtype))
         weighted = Observe.apply(course, noise, self.precision)
         mean, _ = Smooth.apply(self.filter, weighted, self.precision, prior.column, *prior.steps)
         return prior.leave(course - mean, shape)

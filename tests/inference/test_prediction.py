@@ -8,6 +8,7 @@ import xarray as xr
 
 from inference import export_geotiff, posterior, predict, prediction
 from inference.draws import seeded
+from inference.prediction import STATISTICS
 from pi_vae.data import withhold
 from pi_vae.data.tensors import CubeTensors
 from pi_vae.variables import CATALOGUE
@@ -105,6 +106,15 @@ def test_withheld_observations_count_as_not_seen(fitted, simulated, tmp_path):
     cube = withhold(simulated, 0.5, block=2, seed=1)
     flags = predict(fitted, cube, tmp_path / "m.zarr", draws=2)["flags"].sel(time=cube["s2"].time.values).values
     assert np.array_equal((flags & 4) == 0, (cube["s2"]["valid"] & ~cube["s2"]["withheld"]).values)
+
+
+def test_maps_have_no_seams(fitted, simulated, maps, tmp_path):
+    whole = predict(fitted, simulated, tmp_path / "whole.zarr", draws=DRAWS, tile=50).load()
+    for name in (*fitted.model.dynamic, *fitted.model.static):
+        sd = whole[f"{name}_sd"]
+        for statistic in STATISTICS:
+            key = f"{name}_{statistic}"
+            assert (abs(maps[key] - whole[key]) < 1e-4 * sd).all(), key
 
 
 @pytest.mark.parametrize("tile", [4, 7])
