@@ -20,8 +20,9 @@ from inference import plots
 from inference.discovery import Template, discover
 from inference.discovery.figures import residual_law
 from inference.evaluation import withheld_scores
+from inference.export import export_geotiff
 from inference.posterior import posterior
-from inference.prediction import export_geotiff, predict
+from inference.prediction import predict
 from inference.report import write_report
 from inference.training import Run, fit
 from pi_vae import Optical, PhysicsVAE, Radar

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-import rioxarray  # noqa: F401  (registers the .rio accessor)
 import torch
 import xarray as xr
 from rich.console import Console
@@ -24,9 +22,9 @@ from pi_vae.data.kinds import OPTICAL, kind_of
 from pi_vae.data.patches import Patches
 from pi_vae.data.scene import open_tensors
 from pi_vae.priors.noise import by_place
-from pi_vae.variables import CATALOGUE, Variable
+from pi_vae.variables import Variable
 
-__all__ = ["FLAGS", "export_geotiff", "predict", "prior_sd"]
+__all__ = ["FLAGS", "STATISTICS", "predict", "prior_sd"]
 
 log = logging.getLogger(__name__)
 
@@ -95,44 +93,6 @@ def predict(
         for _ in bar.track(tiles, total=len(left), description="tiles"):
             pass
     return xr.open_zarr(store, consolidated=False)
-
-
-def export_geotiff(maps: xr.Dataset, name: str, statistic: str, path: str | Path) -> Path:
-    """Write one statistic of one variable as a GeoTIFF, one band a date.
-
-    Args:
-        maps: what `predict` returns.
-        name: variable.
-        statistic: ``"mean"``, ``"sd"``, ``"q05"`` or ``"q95"``.
-        path: file to write.
-
-    Returns:
-        The path. Pixels without any observation are nodata (NaN).
-
-    Raises:
-        ValueError: there is no such map.
-    """
-    key = f"{name}_{statistic}"
-    if key not in maps:
-        raise ValueError(
-            f"No map {key!r}: variables are {', '.join(v for v in CATALOGUE if f'{v}_mean' in maps)}; "
-            f"statistics are {', '.join(STATISTICS)}."
-        )
-    layer, flags = maps[key].load(), maps["flags"].load()
-    if "time" not in layer.dims:
-        flags = flags.isel(time=0)
-    layer = layer.where((flags & FLAGS["pixel_without_observation"]) == 0)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    layer = layer.rio.write_crs(maps["spatial_ref"].attrs["crs_wkt"]).rio.write_nodata(np.nan)
-    dates = np.datetime_as_string(np.atleast_1d(layer.time.values), unit="D") if "time" in layer.dims else ["static"]
-    layer.attrs["long_name"] = tuple(f"{name} {statistic} {date}" for date in dates)
-    temporary = path.with_name(f".{path.name}")
-    layer.rio.to_raster(temporary, driver="GTiff", compress="deflate", dtype="float32")
-    with rasterio.open(temporary, "r+") as file:  # per band, where GIS programs look for it
-        file.units = (layer.attrs.get("units", ""),) * file.count
-    temporary.replace(path)
-    return path
 
 
 def prior_sd(model: PhysicsVAE, dates: torch.Tensor) -> dict[str, float | list[float]]:

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import rasterio
 import torch
 import xarray as xr
 
-from inference import export_geotiff, posterior, predict, prediction
+from inference import posterior, predict, prediction
 from inference.draws import seeded
 from inference.prediction import STATISTICS
 from pi_vae.data import withhold
@@ -177,33 +176,6 @@ def test_a_store_of_another_shape_is_refused(fitted, simulated, maps, tmp_path):
     nodes = {name: simulated[name].to_dataset().isel(x=slice(8)) for name in ("s2", "s1")}
     with pytest.raises(ValueError, match="holds maps of shape .*'x': 12.*'x': 8.*give another folder"):
         predict(fitted, xr.DataTree.from_dict(nodes), store, draws=2)
-
-
-def test_a_geotiff_has_place_nodata_and_one_band_a_date(maps, simulated, tmp_path):
-    path = export_geotiff(maps, "lai", "mean", tmp_path / "deep" / "lai.tif")
-    assert [file.name for file in path.parent.iterdir()] == ["lai.tif"]
-    with rasterio.open(path) as file:
-        assert file.crs == rasterio.crs.CRS.from_epsg(32631) and np.isnan(file.nodata) and file.count == 11
-        assert file.dtypes[0] == "float32"
-        assert (file.bounds.left, file.bounds.top) == (664000.0, 5612120.0) and file.res == (10.0, 10.0)
-        assert file.descriptions[0] == "lai mean 2020-11-05" and file.descriptions[-1] == "lai mean 2021-10-31"
-        assert file.tags()["units"] == "m2 m-2"
-        values = file.read()
-    assert np.isnan(values[:, 0, 0]).all(), "never seen"
-    assert np.array_equal(values[:, 1:], maps["lai_mean"].values[:, 1:])
-
-
-def test_a_static_variable_is_one_band(maps, tmp_path):
-    with rasterio.open(export_geotiff(maps, "ala", "q95", tmp_path / "ala.tif")) as file:
-        assert file.count == 1 and file.descriptions == ("ala q95 static",) and file.tags()["units"] == "degree"
-        assert np.array_equal(file.read(1)[1:], maps["ala_q95"].values[1:])
-
-
-@pytest.mark.parametrize("name, statistic", [("biomass", "mean"), ("lai", "median")])
-def test_a_map_that_does_not_exist_is_refused_by_name(maps, tmp_path, name, statistic):
-    with pytest.raises(ValueError, match=f"No map '{name}_{statistic}': variables are lai, .*mean, sd, q05, q95"):
-        export_geotiff(maps, name, statistic, tmp_path / "no.tif")
-    assert not (tmp_path / "no.tif").exists()
 
 
 def test_points_are_mapped_in_their_order(fitted, simulated, maps, tmp_path):
