@@ -18,6 +18,10 @@ With ``forget=True`` the global latents are not known either: every step draws t
 and what comes out is a guide for single series of any cube with such dates, before anything was fitted: wider than one
 that knows the cube; how nearly right over all cubes, `benchmarks/calibration.py` says. Every step then draws
 them several times, each for a part of its series: with one draw a step, a thousand steps would show a thousand cubes.
+
+At last the skewness of the marginals learns from single dates alone, over draws of the static latents, which is what
+intervals and ranks are made of: a process as a whole has many directions, and most are less skewed than its level.
+Means and variances stay.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ import xarray as xr
 from lightning_fabric import Fabric
 
 from inference.optimisation import Phase, guarded, progress_bar, restored
-from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, recovery_loss
+from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, marginal_loss, recovery_loss
 from inference.training import Run, keep_weights
 from pi_vae.data import validate
 from pi_vae.data.occlusion import occlude
@@ -41,6 +45,7 @@ from pi_vae.priors import GlobalLatents, NormalLatents
 __all__ = ["neural_posterior"]
 
 TOGETHER = 64  # series of a step that share a draw of forgotten global latents
+LAST = 10  # one more step for so many, of the skewness alone
 
 
 def neural_posterior(
@@ -63,7 +68,7 @@ def neural_posterior(
             With ``forget`` a run that nobody fitted does as well: ``Run(model)``.
         cube: whose dates, masks and angles the simulated series have; its values are only read for the
             texture of patches, not at all for points.
-        steps: optimisation steps.
+        steps: optimisation steps; a tenth more follow, of the skewness alone.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         patch_size: side of a simulated patch in pixels; points are simulated one by one.
@@ -98,20 +103,25 @@ def neural_posterior(
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
     cubes = (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES) if forget else 1
     count = pixels if data.points else DREAM_PATCHES
+    heads = [p for head in model.encoder.skewness_heads() for p in head.parameters()]
+    last = max(1, steps // LAST)
+    marginals = Phase([{"params": heads, "lr": learning_rate}], last)
     with progress_bar(progress, "nat per series") as bar, restored(model):
         model.to(fabric.device).train()
-        task = bar.add_task("simulations", total=steps, value=math.nan, rate=0.0)
+        task = bar.add_task("simulations", total=steps + last, value=math.nan, rate=0.0)
         start = time.monotonic()
-        phase.enter(model)
-        for step in range(steps):
+        for step in range(steps + last):
+            now = phase if step < steps else marginals
+            if step in (0, steps):
+                now.enter(model)
             batch = data.patches(count, patch_size, pixels, generator)
             batch = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
             batch.scale = 1 / len(batch.pixels)
-            loss = guarded(recovery_loss, model, batch, cubes)
+            loss = guarded(recovery_loss if now is phase else marginal_loss, model, batch, cubes)
             if not torch.isfinite(loss):
                 model.load_state_dict(before)
                 raise FloatingPointError(f"The loss is {loss.item()}: lower learning_rate (now {learning_rate:g}).")
-            phase.descend(loss, fabric)
+            now.descend(loss, fabric)
             rate = (step + 1) * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
             bar.update(task, completed=step + 1, value=-loss.item(), rate=rate)
     model.eval()

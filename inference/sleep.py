@@ -24,12 +24,13 @@ from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch, joined, parted
 from pi_vae.priors import SpatialPrior
 
-__all__ = ["calibration_loss", "dream", "recovery_loss"]
+__all__ = ["calibration_loss", "dream", "marginal_loss", "recovery_loss"]
 
 DRAWS = 16  # few would blur the predictive density, and more noise would seem to serve it
 DREAM_WEIGHT = 0.03  # of a simulated pixel beside an observed one: what the data say of themselves comes first
 DREAM_SIZE, DREAM_PATCHES = 16, 2
 REGIONS = 8  # of a patch
+MIXED = 8  # draws of the static latents
 # Intervals are wanted for data as they come.
 FEW_GAPS = {"dates": 0.03, "blocks": 0.3, "modality": 0.02, "channels": 0.02}
 MEMORY = 0.9  # share of the variance that a dream takes over at most
@@ -63,23 +64,47 @@ def recovery_loss(vae: PhysicsVAE, batch: Batch, cubes: int = 1) -> Tensor:
         batch: patches to dream of.
         cubes: how many cubes they come from, as many patches from each: each has its own draw of the global latents.
     """
-    made, own, truths, simulated = [], [], [], []
     with torch.no_grad():
-        for part in parted(batch, cubes):
-            made.append(vae.draw_globals())
-            own.append(vae.draw_globals())
-            drawn, seen = dream(vae, part, made[-1])
-            truths.append({name: value[part.pixels] for name, value in drawn.items()})
-            simulated.append(seen)
-    sites = vae.encode(joined(simulated))
+        made, own, truth, simulated = _recalled(vae, batch, cubes)
+    sites = vae.encode(simulated)
+    asked = vae.posterior(sites, batch.dates, own)
+    scores = [asked.conditional(name, truth).datewise_log_prob(truth[name]) for name in asked.names[1:]]
+    told = vae.posterior(sites, batch.dates, made)
+    scores += [told.conditional(name, truth).log_prob(truth[name]) for name in told.names]
+    return -batch.scale * torch.stack([score.sum() for score in scores]).sum()
+
+
+def marginal_loss(vae: PhysicsVAE, batch: Batch, cubes: int = 1) -> Tensor:
+    """Negative log density of simulated latents at single dates, over draws of what nobody tells the guide.
+
+    As `recovery_loss` date by date, but the static latents are drawn as well, `MIXED` times: what an interval at a
+    date is made of is the mean of the densities given these. Scaled to the cube, in nats.
+
+    Args:
+        vae, batch, cubes: see `recovery_loss`.
+    """
+    with torch.no_grad():
+        _, own, truth, simulated = _recalled(vae, batch, cubes)
+    asked = vae.posterior(vae.encode(simulated), batch.dates, own)
+    given = truth | {"static": asked.static.rsample(torch.Size([MIXED])).detach()}
+    scores = [asked.conditional(name, given).datewise_log_prob(truth[name]) for name in asked.names[1:]]
+    return -batch.scale * torch.stack([score.logsumexp(0).sum() for score in scores]).sum()
+
+
+def _recalled(
+    vae: PhysicsVAE, batch: Batch, cubes: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Batch]:
+    """Global latents that dreams were made with, others, the latents of the batch's pixels, and what was simulated."""
+    made, own, truths, simulated = [], [], [], []
+    for part in parted(batch, cubes):
+        made.append(vae.draw_globals())
+        own.append(vae.draw_globals())
+        drawn, seen = dream(vae, part, made[-1])
+        truths.append({name: value[part.pixels] for name, value in drawn.items()})
+        simulated.append(seen)
     sizes = [len(part.pixels) for part in simulated]
-    told, asked = (vae.posterior(sites, batch.dates, _by_pixel(known, sizes)) for known in (made, own))
     truth = {name: torch.cat([part[name] for part in truths]) for name in truths[0]}
-    total = told.static.log_prob(truth["static"]).sum()
-    for name in told.names[1:]:
-        total = total + told.conditional(name, truth).log_prob(truth[name]).sum()
-        total = total + asked.conditional(name, truth).datewise_log_prob(truth[name]).sum()
-    return -batch.scale * total
+    return _by_pixel(made, sizes), _by_pixel(own, sizes), truth, joined(simulated)
 
 
 def _by_pixel(draws: Sequence[dict[str, Tensor]], sizes: Sequence[int]) -> dict[str, Tensor]:

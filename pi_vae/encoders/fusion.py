@@ -117,6 +117,10 @@ class FusionEncoder(nn.Module):
             *(head for r in self.readers.values() for head in (r.caution, r.coupling, r.skewness)),
         ]
 
+    def skewness_heads(self) -> list[nn.Module]:
+        """The last layers that say how skewed the marginals are; their means and variances do not depend on them."""
+        return [r.skewness for r in self.readers.values()]
+
     def center(self, name: str) -> Tensor:
         """`[C, 1, 1]` what is subtracted from the values of a modality."""
         return getattr(self, f"center_{name}")

@@ -276,13 +276,13 @@ class SitePosterior(TorchDistribution):
         return (0.5 * (log_det - energy) + log_slope.sum(-1)).sum(-1) - _half_log_2pi(self)
 
     def datewise_log_prob(self, value: Tensor) -> Tensor:
-        """`[*batch]` sum over variables and dates of the log density of a value at its date, whatever the other dates.
+        """`[*batch, V, T]` log density of each value at its date, whatever the other dates.
 
         Given, as in `log_prob`, what its site leans on.
         """
         deviation, log_slope = self._straightened(self._deviation(value))
         scaled = deviation.square() / self.variance
-        return (log_slope - 0.5 * (scaled + self.variance.log())).sum((-2, -1)) - _half_log_2pi(self)
+        return log_slope - 0.5 * (scaled + self.variance.log() + math.log(2 * math.pi))
 
     def _noise(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of the distances from the means, given what the sites lean on."""
@@ -309,7 +309,7 @@ class SitePosterior(TorchDistribution):
         deviation = value - self.mean
         if self.coupling is None:
             return deviation
-        earlier = self.earlier.expand(*value.shape[:-2], *self.earlier.shape[-2:])
+        earlier = self.earlier.expand(*deviation.shape[:-2], *self.earlier.shape[-2:])
         known = torch.cat([earlier, deviation], -2).transpose(-1, -2).unsqueeze(-3)
         read = torch.ones(self.coupling.shape[-3], known.shape[-1], device=value.device).tril(earlier.shape[-2] - 1)
         leans = (self.coupling * read.unsqueeze(-2) * known).sum(-1)

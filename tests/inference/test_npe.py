@@ -5,7 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
-from inference import Run, fit, load, neural_posterior, posterior
+from inference import Run, fit, load, neural_posterior, npe, posterior
 from inference.calibration import at_pixels, coverage
 from pi_vae.data import simulate
 
@@ -22,6 +22,16 @@ def test_the_encoder_learns_and_the_global_latents_stay(build, taught):
     assert not taught.model.training
     learns = [p.requires_grad for p in build().parameters()]
     assert [p.requires_grad for p in taught.model.parameters()] == learns, "as before"
+
+
+def test_at_last_the_skewness_learns_alone(build, points, monkeypatch):
+    weights = []
+    for last in (1000, 1):  # one step of it, and as many as there are others
+        monkeypatch.setattr(npe, "LAST", last)
+        options = {"steps": 4, "pixels": 20, "device": "cpu", "progress": False}
+        weights.append(neural_posterior(Run(build()), points, **options).model.state_dict())
+    changed = {name for name, value in weights[0].items() if not torch.equal(value, weights[1][name])}
+    assert changed and all(".skewness." in name for name in changed)
 
 
 def test_what_is_forgotten_is_the_prior_again(build, simulated):
@@ -46,10 +56,10 @@ def test_what_is_forgotten_is_drawn_many_times_a_step(build, points, monkeypatch
         model, "expected", lambda name, *rest: simulated_with.append(rest[-1]["lengthscale"]) or expected(name, *rest)
     )
     neural_posterior(Run(model), points, **options)
-    assert len({id(lengthscale) for lengthscale in simulated_with}) == 1
+    assert len({id(lengthscale) for lengthscale in simulated_with}) == 2, "a step, and one of the marginals"
     simulated_with.clear()
     neural_posterior(Run(model), points, forget=True, **options)
-    assert len({id(lengthscale) for lengthscale in simulated_with}) == 4
+    assert len({id(lengthscale) for lengthscale in simulated_with}) == 8
 
 
 def test_the_values_of_points_are_not_read(build, points):

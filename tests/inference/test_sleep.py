@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from inference import sleep
-from inference.sleep import dream, recovery_loss
+from inference.sleep import dream, marginal_loss, recovery_loss
 from pi_vae.data.batches import parted
 from pi_vae.data.tensors import CubeTensors
 
@@ -95,6 +95,27 @@ def test_patches_may_come_from_several_cubes(model, batch, monkeypatch):
     halves = [loss([i, j, i, j], 2) for i, j in ((0, 1), (2, 3))]
     mixed = loss([0, 1, 2, 3], 2), loss([2, 3, 0, 1], 2)
     assert sum(mixed) == pytest.approx(sum(halves), rel=1e-5) and mixed[0] != pytest.approx(mixed[1], rel=1e-5)
+
+
+def test_marginals_are_scored_over_draws_of_the_static_latents(model, batch, monkeypatch):
+    """By hand, from the chain itself, with the same draws."""
+    drawn, simulated = _dream(model, batch)
+    truth = {name: value[batch.pixels] for name, value in drawn.items()}
+    shared = model.draw_globals("prior")
+    monkeypatch.setattr(model, "draw_globals", lambda: shared)
+    monkeypatch.setattr(sleep, "dream", lambda *_: (drawn, simulated))
+    with torch.no_grad():
+        torch.manual_seed(4)
+        found = marginal_loss(model, batch).item()
+        torch.manual_seed(4)
+        posterior = model.posterior(model.encode(simulated), batch.dates, shared)
+        static = posterior.static.rsample((8,))
+        expected = 0.0
+        for name in posterior.names[1:]:
+            each = [posterior.conditional(name, truth | {"static": one}) for one in static]
+            densities = torch.stack([one.datewise_log_prob(truth[name]) for one in each]).double().exp()
+            expected -= densities.sum(0).log().sum().item()
+    assert found == pytest.approx(batch.scale * expected, rel=1e-4)
 
 
 def test_dreams_alone_teach_the_encoder(model, batch):
