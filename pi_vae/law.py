@@ -10,16 +10,18 @@ import ast
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
-import sympy
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    import sympy
+
 __all__ = ["LawTerm", "evaluate", "parse"]
 
-FUNCTIONS = {f.__name__: f for f in (sympy.exp, sympy.log, sympy.sin, sympy.cos)} | {"sqrt": sympy.sqrt}
+FUNCTIONS = ("exp", "log", "sin", "cos", "sqrt")
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 MAX_CHARACTERS = 4000
 MAX_EXPONENT = 12
@@ -174,6 +176,8 @@ def parse(text: str, names: Collection[str]) -> sympy.Expr:
     Raises:
         ValueError: the text holds anything else, or is not finite.
     """
+    import sympy  # a second and a half, for those who have a law
+
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"A law of {len(text)} characters: give at most {MAX_CHARACTERS}.")
     try:
@@ -201,7 +205,7 @@ def parse(text: str, names: Collection[str]) -> sympy.Expr:
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
                 return OPERATORS[type(op)](build(left), build(right))
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
-                value = FUNCTIONS[name](build(argument))
+                value = getattr(sympy, name)(build(argument))
                 return value.evalf() if value.is_number else value
         raise ValueError(
             f"{ast.unparse(node)!r} cannot stand in the law {text!r}: use numbers, + - * / **, "

@@ -30,7 +30,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
@@ -61,6 +60,8 @@ def open_cube(source: str | Path | xr.DataTree, *, chunks: dict[str, int] | str 
         FileNotFoundError: no file, folder or sample of that name.
         CubeError: the file cannot be read as a cube, or the cube breaks the contract.
     """
+    import rioxarray  # noqa: F401  (registers the .rio accessor; two seconds)
+
     if isinstance(source, xr.DataTree):
         return validate(complete(source))
     from pi_vae.data import samples  # samples are validated by this module, so it cannot import them at its top

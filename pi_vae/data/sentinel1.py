@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 
 __all__ = [
@@ -190,7 +189,11 @@ def s1_node(
             dims = name if backscatter.ndim == 4 else "point"
             meta = {"standard_name": f"projection_{name}_coordinate", "units": "m"}
             dataset = dataset.assign_coords({name: (dims, np.asarray(centres), meta)})
-    return dataset if crs is None else dataset.rio.write_crs(crs)
+    if crs is None:
+        return dataset
+    import rioxarray  # noqa: F401  (registers the .rio accessor; two seconds)
+
+    return dataset.rio.write_crs(crs)
 
 
 def faults(node: str, dataset: xr.Dataset, seen: np.ndarray) -> Iterator[str]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 
 __all__ = ["ANGLES", "BANDS", "NOMINAL_RAA", "NOMINAL_VZA", "dn_to_reflectance", "faults", "s2_node", "sun_angles"]
@@ -131,7 +130,11 @@ def s2_node(
             dims = name if reflectance.ndim == 4 else "point"
             meta = {"standard_name": f"projection_{name}_coordinate", "units": "m"}
             dataset = dataset.assign_coords({name: (dims, np.asarray(value), meta)})
-    return dataset if crs is None else dataset.rio.write_crs(crs)
+    if crs is None:
+        return dataset
+    import rioxarray  # noqa: F401  (registers the .rio accessor; two seconds)
+
+    return dataset.rio.write_crs(crs)
 
 
 def faults(node: str, dataset: xr.Dataset, seen: np.ndarray) -> Iterator[str]:

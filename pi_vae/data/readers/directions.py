@@ -14,7 +14,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from pi_vae.data.cube import CubeError
 from pi_vae.data.readers.windows import Grid
@@ -75,6 +74,8 @@ class Directions:
         Returns:
             zenith in 0-180 and azimuth in 0-360 clockwise from north, both `[y, x]` in degrees.
         """
+        from scipy.ndimage import distance_transform_edt  # most of a second, for those who read angles
+
         missing = ~np.isfinite(self.vectors).all(axis=0)
         _, (row, column) = distance_transform_edt(missing, return_indices=True)
         filled = self.vectors[:, row, column]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rioxarray  # noqa: F401  (registers the .rio accessor)
 import xarray as xr
 from rasterio.crs import CRS
 
@@ -71,6 +70,8 @@ _COLUMNS = ("platform", "orbit_pass", "relative_orbit")
 
 def _grid(source: xr.Dataset, where: str) -> tuple[Grid, bool]:
     """Grid of the coordinates, and whether rows run north."""
+    import rioxarray  # noqa: F401  (registers the .rio accessor; two seconds)
+
     if not {"x", "y", "time"} <= set(source.coords) or min(source.sizes["x"], source.sizes["y"]) < 2:
         raise CubeError(f"No coordinates time, y and x (of at least 2) in {where}: rename them, or assign them.")
     if source.rio.crs is None or not source.rio.crs.is_projected:

@@ -27,13 +27,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pi_vae.priors.markov.cpu import steps_of
-from pi_vae.priors.markov.cpu.lanes import Steps
+if TYPE_CHECKING:
+    from pi_vae.priors.markov.cpu.lanes import Steps
 
 __all__ = ["Transitions", "columns", "noise_factors"]
 
@@ -102,6 +102,8 @@ class Transitions:
     @functools.cached_property
     def arrays(self) -> Steps:
         """The same for the compiled loops."""
+        from pi_vae.priors.markov.cpu import steps_of  # imports numba
+
         return steps_of(self.sizes, self.steps)
 
     @functools.cached_property

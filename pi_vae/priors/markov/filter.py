@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import Matrix, State, Transitions
-from pi_vae.priors.markov.cpu import Lanes
+
+if TYPE_CHECKING:
+    from pi_vae.priors.markov.cpu import Lanes
 
 __all__ = ["Filter", "Gains", "add_heads", "add_outer", "dot", "summed"]
 
@@ -37,6 +39,8 @@ class Filter:
         self.column = [c.unsqueeze(-1) for c in column.detach().unbind(0)]
         self.lanes: Lanes | None = None
         if transitions.compiled:
+            from pi_vae.priors.markov.cpu import Lanes  # imports numba
+
             self.lanes = Lanes(transitions.arrays, column, nugget, precision)
         else:
             self.gains = self._run(self.precision.unbind(0))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from pi_vae.priors.markov.cascade import State, Transitions
-from pi_vae.priors.markov.cpu import draw, draw_adjoint
 from pi_vae.priors.markov.filter import add_heads, summed
 
 __all__ = ["Observe", "Simulate"]
@@ -32,6 +31,8 @@ class Simulate(torch.autograd.Function):
         ctx.learns = any(ctx.needs_input_grad[3:])
         ctx.save_for_backward(noise, level, *inputs[ctx.blocks :])
         if transitions.compiled:
+            from pi_vae.priors.markov.cpu import draw  # imports numba
+
             return draw(transitions.arrays, noise, nugget, level, inputs[ctx.blocks :])
         draws = torch.empty(noise.shape[1:], dtype=level.dtype, device=noise.device)
         for t, state in _states(transitions, noise, level, inputs[ctx.blocks :]):
@@ -45,6 +46,8 @@ class Simulate(torch.autograd.Function):
         if not ctx.learns:
             return None, None, None, None, *[None] * (2 * ctx.blocks)
         if move.compiled:
+            from pi_vae.priors.markov.cpu import draw_adjoint  # imports numba
+
             by_level, by_steps, by_factors = draw_adjoint(move.arrays, noise, level, factors, by_draws)
             return None, None, None, by_level, *by_steps, *by_factors
         by_level, by_factors = torch.zeros_like(level), [torch.zeros_like(f) for f in factors]
