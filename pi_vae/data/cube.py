@@ -265,6 +265,17 @@ def _layout_faults(name: str, dataset: xr.Dataset, kind: NodeKind) -> Iterator[s
             f"Type {dataset[values].dtype} (raw digital numbers) in node '{name}', variable '{values}': "
             f"convert to {kind.unit} as float32."
         )
+    for angle in angles:
+        if dataset[angle].dtype.kind not in "fiu":
+            yield f"Type {dataset[angle].dtype} in node '{name}', variable '{angle}': give degrees as numbers."
+    for axis in ("y", "x"):
+        if axis in dataset.variables:
+            along, where = (axis,) if pixel == ("y", "x") else pixel, f"in node '{name}', coordinate '{axis}'"
+            place = dataset[axis]
+            if place.dims != along or place.dtype.kind not in "fiu":
+                yield f"Dimensions {place.dims} and type {place.dtype} {where}: give a number along ({along[0]})."
+            elif not np.isfinite(place.values).all():
+                yield f"A position that is not finite {where}: give that of the centre of every pixel."
 
 
 def _time_faults(name: str, dataset: xr.Dataset) -> Iterator[str]:
@@ -292,6 +303,9 @@ def _driver_faults(dataset: xr.Dataset) -> Iterator[str]:
         where = f"in node 'drivers', variable '{name}'"
         if variable.dims not in (("time",), ("time", "y", "x"), ("time", "point")):
             yield f"Dimensions {variable.dims} {where}: rename or transpose to (time), (time, y, x) or (time, point)."
+            continue
+        if variable.dtype.kind not in "fiu":
+            yield f"Type {variable.dtype} {where}: give numbers."
             continue
         bad = np.argwhere(~np.isfinite(variable.values))
         if len(bad):
