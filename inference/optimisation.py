@@ -25,6 +25,7 @@ class Phase:
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _schedule(step, steps))
+        self.optimizer.zero_grad(set_to_none=True)
 
     def enter(self, model: PhysicsVAE) -> None:
         """Let these parameters learn and no others."""
@@ -33,11 +34,16 @@ class Phase:
             p.requires_grad_(id(p) in own)
 
     def descend(self, loss: torch.Tensor, fabric: Fabric) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        """A step down a loss."""
         fabric.backward(loss)
+        self.step()
+
+    def step(self) -> None:
+        """A step down the gradients that have been collected."""
         torch.nn.utils.clip_grad_norm_(self.parameters, 10.0)
         self.optimizer.step()
         self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict:
         return {"optimizer": self.optimizer.state_dict(), "scheduler": self.scheduler.state_dict()}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,7 @@ def predict(
         CubeError: the cube breaks the data contract.
         ValueError: the store belongs to a cube of another shape or dates, or to another run, seed or number of draws.
         RuntimeError: workers were lost again and again; the tiles that are done stay.
+        OSError: the store cannot be written; the tiles that are done stay.
     """
     validate(cube)
     model, store = run.model, Path(store)
@@ -84,7 +88,11 @@ def predict(
         empty = _template(model, cube, data, tile).assign_attrs(origin=origin)
         # Chunks that were never written read back as the fill value: it has to say that they are untouched.
         fill = {"flags": {"fill_value": UNTOUCHED}}
-        empty.to_zarr(store, compute=False, zarr_format=3, consolidated=False, encoding=fill)
+        unfinished = store.with_name(store.name + ".part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with _writing(store):
+            empty.to_zarr(unfinished, compute=False, zarr_format=3, consolidated=False, encoding=fill)
+            unfinished.rename(store)
     finished = xr.open_zarr(store, consolidated=False)["flags"]
     left = [(y, x) for y, x in data.regions(tile) if (finished.isel(y=y, x=x) == UNTOUCHED).any()]
     shown = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -135,8 +143,21 @@ def _write_tile(model: PhysicsVAE, data: Patches, store: str, draws: int, seed: 
     with seeded(seed), by_place(*(place.flatten() for place in places)):
         maps = _tile(model, data, batch, draws, (rows.stop - rows.start, columns.stop - columns.start))
     # The flags come last: they say that the tile is complete.
-    for arrays in (maps.drop_vars("flags"), maps[["flags"]]):
-        arrays.to_zarr(store, region={"y": rows, "x": columns}, zarr_format=3, consolidated=False)
+    with _writing(store):
+        for arrays in (maps.drop_vars("flags"), maps[["flags"]]):
+            arrays.to_zarr(store, region={"y": rows, "x": columns}, zarr_format=3, consolidated=False)
+
+
+@contextmanager
+def _writing(store: str | Path) -> Iterator[None]:
+    """What goes wrong ends with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"Maps cannot be written to {store} ({error}): make room, or give a folder that is writable, and call "
+            "again; tiles that are done are kept."
+        ) from error
 
 
 def _tile(model, data: Patches, batch, draws: int, shape: tuple[int, int]) -> xr.Dataset:

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 import xarray as xr
-from lightning_fabric import Fabric
 
 from inference.diagnosis import not_finite
 from inference.holdout import LOOKS, Holdout
 from inference.objective import ChainRuleELBO
 from inference.optimisation import Phase, deterministic, guarded, progress_bar, restored
+from inference.processes import Processes
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_loss
 from inference.terms import Restraint
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
+from pi_vae.data.batches import Batch
 from pi_vae.data.occlusion import occlude
 from pi_vae.data.scene import Cubes, Scene, open_tensors
 from pi_vae.data.tensors import CubeTensors
@@ -68,6 +69,7 @@ def fit(
     hide_modality: float = 0.05,
     holdout: float = 0.0,
     terms: Collection[str] = (),
+    parts: int | None = None,
     progress: bool = True,
 ) -> Run:
     """Fit a model to a cube by stochastic variational inference.
@@ -75,7 +77,9 @@ def fit(
     Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
     fifth of the steps. Parts of each patch are hidden from the encoder, see `inference.objective`. The last steps set
     the spread of the guide, see `inference.sleep`. Observations that the cube marks as ``withheld`` are not used at
-    all. The same seed gives the same numbers on the same machine.
+    all. The same seed gives the same numbers on the same machine. Processes that ``torchrun`` has started share the
+    fit, where all call it alike (`inference.processes`); the first writes the checkpoint, in a folder that all can
+    read.
 
     Args:
         model: model to train; changed in place.
@@ -95,15 +99,18 @@ def fit(
             and lets them set the spread of the guide (`inference.holdout`). For cubes of some hundred series, which
             the encoder would learn by heart.
         terms: names of terms that hold the residuals back where physics could say the same (`inference.terms`).
+        parts: batches whose gradients are averaged in a step, each of so many patches and pixels, worked through one
+            after another by each process; default one for each.
         progress: show a progress bar.
 
     Returns:
         The fitted run.
 
     Raises:
-        CubeError: the cube breaks the data contract.
+        CubeError: the cube breaks the data contract, or cannot be read.
+        OSError: a checkpoint cannot be written; the last one is kept.
         ValueError: the cube lacks a modality or channel of the model, or has no usable observation; or nothing can be
-            held out as asked; or a term is unknown.
+            held out as asked; or a term is unknown; or parts cannot be shared evenly by the processes.
         FloatingPointError: the loss is not finite, with a table of what else is not; the last good checkpoint is kept.
     """
     if steps < 1:
@@ -113,64 +120,81 @@ def fit(
     held = Holdout(data, holdout, model, hide_modality, seed) if holdout else None
     data = held.data if held else data
     folder = _prepare(checkpoint)
-    fabric = Fabric(accelerator=device, devices=1)
-    fabric.seed_everything(seed, verbose=False)
-    generator = torch.Generator().manual_seed(seed)
+    crew = Processes(device, parts)
+    fabric = crew.fabric
     observations = _set_statistics(model, data)
+    crew.share_weights(model)
     run = Run(model, seed=seed, folder=folder)
     learning = steps - int(CALIBRATION * steps)
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
-    first = _resume(folder, run, phases, generator, steps, held, restraint.terms) if folder else 0
+    first = _resume(folder, run, phases, crew.parts, steps, held, restraint.terms) if folder else 0
     model.to(fabric.device).train()
     evidence = ChainRuleELBO(model, restraint=restraint if restraint.terms else None)
     elbo = evidence(model.model, model.guide)  # type: ignore[arg-type]  # programs that are no modules
     few_gaps = FEW_GAPS | {"modality": hide_modality}
     count = pixels if data.points else patches
     dreams = (pixels, 1) if data.points else (DREAM_PATCHES, min(DREAM_SIZE, patch_size))
+
+    def loss_of(generator: torch.Generator, learns: bool) -> tuple[torch.Tensor, Batch]:
+        """Of a part of a step, per observation, and its batch."""
+        if learns:
+            batch = data.patches(count, patch_size, pixels, generator)
+            batch = occlude(batch, generator, modality=hide_modality).to(fabric.device)
+            if "recovery" in restraint.terms:
+                imagined = data.patches(*dreams, data.pixels, generator)
+                restraint.imagined = occlude(imagined, generator, **few_gaps).to(fabric.device)
+            return guarded(elbo, batch) / observations, batch
+        few = max(1, pixels // 4)
+        batch = held.sample(few, generator) if held else data.patches(count, patch_size, few, generator)
+        both = batch, data.patches(*dreams, data.pixels, generator)
+        batch, imagined = (occlude(b, generator, **few_gaps).to(fabric.device) for b in both)
+        return guarded(calibration_loss, model, batch, imagined) / observations, batch
+
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
-    with progress_bar(progress, "nat per observation") as bar, deterministic(), restored(model):
+    bar = progress_bar(progress and crew.first, "nat per observation")
+    with bar, deterministic(), restored(model):
         task = bar.add_task("fit", total=steps, completed=first, value=math.nan, rate=0.0)
         for step in range(first, steps):
-            phase = phases[step >= learning]
+            learns = step < learning
+            phase = phases[not learns]
             phase.enter(model)
             model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
-            if step < learning:
-                batch = data.patches(count, patch_size, pixels, generator)
-                batch = occlude(batch, generator, modality=hide_modality).to(fabric.device)
-                # Not before the data are fitted, and then by and by.
-                restraint.share = min(1.0, max(0.0, (step + 1) / (PHASE_IN * learning) - 1.0))
-                if "recovery" in restraint.terms:
-                    imagined = data.patches(*dreams, data.pixels, generator)
-                    restraint.imagined = occlude(imagined, generator, **few_gaps).to(fabric.device)
-                loss = guarded(elbo, batch) / observations
-            else:
-                few = max(1, pixels // 4)
-                batch = held.sample(few, generator) if held else data.patches(count, patch_size, few, generator)
-                both = batch, data.patches(*dreams, data.pixels, generator)
-                batch, imagined = (occlude(b, generator, **few_gaps).to(fabric.device) for b in both)
-                loss = guarded(calibration_loss, model, batch, imagined) / observations
-            if not torch.isfinite(loss):
+            # Not before the data are fitted, and then by and by.
+            restraint.share = min(1.0, max(0.0, (step + 1) / (PHASE_IN * learning) - 1.0))
+            losses, series = [], 0
+            for generator in crew.own(seed, step):
+                torch.manual_seed(generator.initial_seed())
+                loss, batch = loss_of(generator, learns)
+                losses.append(loss.item())
+                series += len(batch.pixels)
+                if not math.isfinite(losses[-1]):
+                    break
+                fabric.backward(loss / crew.parts)
+            value = crew.mean_loss(losses)
+            if not math.isfinite(value):
                 raise FloatingPointError(
-                    f"The loss is {loss.item()} at step {step}: lower learning_rate (now {learning_rate:g})"
+                    f"The loss is {value} at step {step}: lower learning_rate (now {learning_rate:g})"
                     + (f"; the last good state is in {folder}.\n" if folder else ".\n")
                     + not_finite(model, batch)
                 )
-            phase.descend(loss, fabric)
-            if held and step < learning and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):
+            crew.sum_gradients(phase.parameters)
+            phase.step()
+            if held and learns and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):
                 held.look(model.eval())
                 model.train()
                 if step == learning - 1:
                     model.load_state_dict(held.weights)
-            if step < learning and (step % 10 == 0 or step == learning - 1):
+            if learns and (step % 10 == 0 or step == learning - 1):
                 seconds = time.monotonic() - start
-                for key, value in (("step", step), ("loss", loss.item()), ("seconds", seconds)):
-                    run.history[key].append(value)
-                rate = (step + 1) * len(batch.pixels) / max(seconds, 1e-9)
-                bar.update(task, value=-loss.item(), rate=rate)
+                for key, entry in (("step", step), ("loss", value), ("seconds", seconds)):
+                    run.history[key].append(entry)
+                rate = (step + 1) * series * fabric.world_size / max(seconds, 1e-9)
+                bar.update(task, value=-value, rate=rate)
             bar.update(task, completed=step + 1)
-            if folder and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
-                _save(folder, run, phases, generator, step + 1, steps, held, restraint.terms)
+            if folder and crew.first and (step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1):
+                _save(folder, run, phases, crew.parts, step + 1, steps, held, restraint.terms)
+    fabric.barrier()  # none goes on before the checkpoint is there
     model.kl_weight = 1.0
     model.eval()
     return run
@@ -267,7 +291,7 @@ def _save(
     folder: Path,
     run: Run,
     phases: list[Phase],
-    generator: torch.Generator,
+    parts: int,
     step: int,
     steps: int,
     held: Holdout | None,
@@ -281,8 +305,7 @@ def _save(
         "phases": [phase.state_dict() for phase in phases],
         "holdout": held.state_dict() if held else None,
         "terms": list(terms),
-        "generator": generator.get_state(),
-        "torch_rng": torch.get_rng_state(),
+        "parts": parts,
         "step": step,
         "steps": steps,
         "seed": run.seed,
@@ -300,8 +323,15 @@ def keep_weights(run: Run) -> None:
 
 def _write(state: dict, folder: Path) -> None:
     temporary = folder / (CHECKPOINT + ".part")
-    torch.save(state, temporary)
-    temporary.replace(folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
+    try:
+        torch.save(state, temporary)
+        temporary.replace(folder / CHECKPOINT)  # atomic: a kill leaves the old checkpoint or the new one
+    except (OSError, RuntimeError) as error:  # the latter from the writer of torch
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"The checkpoint cannot be written to {folder} ({str(error).splitlines()[0]}): is the disk full? Make room "
+            "and call again; the last checkpoint is kept."
+        ) from error
 
 
 def _read(path: Path) -> dict:
@@ -324,7 +354,7 @@ def _resume(
     folder: Path,
     run: Run,
     phases: list[Phase],
-    generator: torch.Generator,
+    parts: int,
     steps: int,
     held: Holdout | None,
     terms: tuple[str, ...],
@@ -339,14 +369,15 @@ def _resume(
             "steps: use the same settings to resume, or another folder."
         )
     _load_weights(run.model, state["model"], path)
-    if bool(held) != bool(state["holdout"]) or list(terms) != state.get("terms", []):
-        raise ValueError(f"{path} holds a fit with other terms or holdout: use the same to resume, or another folder.")
+    same = bool(held) == bool(state["holdout"]) and list(terms) == state.get("terms", [])
+    if not same or parts != state.get("parts", 1):
+        raise ValueError(
+            f"{path} holds a fit with other terms, parts or holdout: use the same to resume, or another folder."
+        )
     if held:
         held.load_state_dict(state["holdout"])
     for phase, saved in zip(phases, state["phases"], strict=True):
         phase.load_state_dict(saved)
-    generator.set_state(state["generator"])
-    torch.set_rng_state(state["torch_rng"])
     run.history = state["history"]
     log.info("resumed from %s at step %d", path, state["step"])
     return state["step"]

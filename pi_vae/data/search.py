@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Hashable, Iterator
 
 import numpy as np
 import xarray as xr
 
-__all__ = ["CubeError", "CubeWarning", "search"]
+__all__ = ["CubeError", "CubeWarning", "computed", "search"]
 
 PART = 5e6  # numbers in memory at a time
 SAMPLED_PIXELS = 4096  # per date: enough for percentiles, and no more to hold in memory
@@ -20,6 +21,21 @@ class CubeError(ValueError):
 
 class CubeWarning(UserWarning):
     """The cube keeps the data contract but something in it is hard to believe."""
+
+
+def computed[Part: (xr.Dataset, xr.DataArray)](name: str, part: Part) -> Part:
+    """A part of a node in memory.
+
+    Raises:
+        CubeError: it cannot be read from where it lies.
+    """
+    try:
+        return part.compute()
+    except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
+        raise CubeError(
+            f"Node '{name}' cannot be read ({type(error).__name__}: {' '.join(str(error).split())}): a chunk or file of "
+            "it is damaged or was cut off, so copy it anew."
+        ) from error
 
 
 def search(name: str, dataset: xr.Dataset, values: str, channel: str) -> tuple[np.ndarray, float]:
@@ -41,7 +57,7 @@ def search(name: str, dataset: xr.Dataset, values: str, channel: str) -> tuple[n
     pixels = math.prod(dataset["valid"].shape[1:])
     step = -(-pixels // SAMPLED_PIXELS)
     for part in _parts(dataset[values], channel):
-        valid, data = _loaded(dataset, values, channel, part)
+        valid, data = _loaded(name, dataset, values, channel, part)
         bad = np.argwhere(~np.isfinite(data) & valid)
         if len(bad):
             label = dataset[channel].values[bad[0, 0]]
@@ -62,23 +78,24 @@ def search(name: str, dataset: xr.Dataset, values: str, channel: str) -> tuple[n
         )
     sample = np.concatenate(seen, axis=1)
     if np.isnan(sample).all():  # a few usable pixels that the even sample missed
-        sample = np.concatenate(list(_usable(dataset, values, channel)), axis=1)
+        sample = np.concatenate(list(_usable(name, dataset, values, channel)), axis=1)
     return sample, usable / dataset["valid"].size
 
 
-def _usable(dataset: xr.Dataset, values: str, channel: str) -> Iterator[np.ndarray]:
+def _usable(name: str, dataset: xr.Dataset, values: str, channel: str) -> Iterator[np.ndarray]:
     """`[channel, n]` usable values, some of every part."""
     for part in _parts(dataset[values], channel):
-        valid, data = _loaded(dataset, values, channel, part)
+        valid, data = _loaded(name, dataset, values, channel, part)
         yield data[:, valid][:, :SAMPLED_PIXELS]
 
 
 def _loaded(
-    dataset: xr.Dataset, values: str, channel: str, part: dict[Hashable, slice]
+    name: str, dataset: xr.Dataset, values: str, channel: str, part: dict[Hashable, slice]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masks `[time, *space]` and values `[channel, time, *space]` of a part."""
-    data = dataset[values].isel(part).compute()  # before it is transposed: a lazy array would look up every number
-    return dataset["valid"].isel(part).values, data.transpose(channel, *dataset["valid"].dims).values
+    # Before it is transposed: a lazy array would look up every number.
+    data, valid = (computed(name, dataset[variable].isel(part)) for variable in (values, "valid"))
+    return valid.values, data.transpose(channel, *dataset["valid"].dims).values
 
 
 def _parts(variable: xr.DataArray, channel: str) -> Iterator[dict[Hashable, slice]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from pi_vae.data.batches import Batch, ModalityBatch
 from pi_vae.data.kinds import kind_of
 from pi_vae.data.patches import Patches
+from pi_vae.data.search import computed
 
 __all__ = ["CubeTensors", "days", "factors_of", "nodes_of"]
 
@@ -199,7 +200,7 @@ def _modality(
             f"the cube's own ({', '.join(map(str, node[dim].values))})."
         )
     space = ("point",) if "point" in node.dims else ("y", "x")
-    node = node.compute()  # before it is transposed: a lazy array would look up every number
+    node = computed(name, node)  # before it is transposed: a lazy array would look up every number
     # What the cube lacks is a column of ones, valid in any unit, until it is masked.
     table = node[variable].reindex({dim: list(channels)}, fill_value=1.0).transpose("time", dim, *space)
     values, given = torch.from_numpy(table.values.astype(np.float32)), torch.tensor([c not in absent for c in channels])

@@ -125,12 +125,11 @@ def with_shared_course(tree: xr.DataTree, seed: int) -> xr.DataTree:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", [False, True])
-def test_false_laws_are_rare(shared: bool) -> None:
+def test_false_laws_are_rare() -> None:
     found = []
     for seed in range(10, 22):
         tree = make_tree(None, seed=seed)
-        tree = with_shared_course(tree, seed) if shared else tree
+        tree = with_shared_course(tree, seed) if seed % 2 else tree
         found.append(bool(discover(tree, seed=seed, engine="operon", budget=SMALL).best))
     assert sum(found) <= 2, "more than 2 of 12 at a level of 5 % has a probability of 2 %"
 

@@ -18,9 +18,9 @@ def _model():
 @pytest.mark.slow
 def test_lai_is_recovered_with_honest_intervals():
     torch.manual_seed(1)
-    cube = simulate(_model(), pattern(size=60, bands=BANDS, optical_days=30, radar_days=30), seed=1)
+    cube = simulate(_model(), pattern(size=48, bands=BANDS, optical_days=30, radar_days=30), seed=1)
     torch.manual_seed(2)
-    run = fit(_model(), cube, steps=800, seed=2, progress=False)
+    run = fit(_model(), cube, steps=600, pixels=256, seed=2, progress=False)
     tree = posterior(run, cube, draws=100, pixels=400, seed=0)
     lai = cube["truth"].to_dataset()["lai"].transpose("y", "x", "time").values
     truth = lai[tree.posterior.pixel_row.values, tree.posterior.pixel_column.values]

@@ -173,7 +173,7 @@ def test_a_fit_with_all_terms_resumes_to_the_same_weights(model, cube, tmp_path,
         fit(fresh(), cube, checkpoint=tmp_path / "killed", **options)
     again = fit(fresh(), cube, checkpoint=tmp_path / "killed", **options).model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
-    with pytest.raises(ValueError, match="other terms or holdout"):
+    with pytest.raises(ValueError, match="other terms, parts or holdout"):
         fit(fresh(), cube, checkpoint=tmp_path / "whole", **options | {"terms": ()})
     assert load(tmp_path / "whole").history["step"]
 

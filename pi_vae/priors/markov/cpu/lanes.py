@@ -31,7 +31,7 @@ __all__ = [
     "variables_of",
 ]
 
-LANES = 128  # enough to hide what a loop costs, few enough for the cache
+LANES = 256  # enough to hide what a loop costs and to read memory in long rows, few enough for the cache
 
 compiled = njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"}, error_model="numpy")
 
