@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -78,7 +79,8 @@ class Processes:
     def _sum(self, value: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return value
-        return self.fabric.all_reduce(value.to(self.fabric.device), reduce_op="sum")
+        total = self.fabric.all_reduce(value.to(self.fabric.device), reduce_op="sum")
+        return cast(Tensor, total)
 
 
 def _entropy(*numbers: int) -> int:

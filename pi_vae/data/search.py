@@ -33,8 +33,8 @@ def computed[Part: (xr.Dataset, xr.DataArray)](name: str, part: Part) -> Part:
         return part.compute()
     except (OSError, RuntimeError, ValueError, EOFError, zlib.error) as error:
         raise CubeError(
-            f"Node '{name}' cannot be read ({type(error).__name__}: {' '.join(str(error).split())}): a chunk or file of "
-            "it is damaged or was cut off, so copy it anew."
+            f"Node '{name}' cannot be read ({type(error).__name__}: {' '.join(str(error).split())}): a chunk or file "
+            "of it is damaged or was cut off, so copy it anew."
         ) from error
 
 
