@@ -12,6 +12,7 @@ from inference.baselines import date_mean, linear_interpolation
 from inference.draws import fair_quantile, groups, present, seeded
 from inference.objective import hidden_means
 from inference.training import Run
+from pi_vae.data import validate
 from pi_vae.data.tensors import CubeTensors
 
 __all__ = ["withheld_scores"]
@@ -33,7 +34,12 @@ def withheld_scores(run: Run, cube: xr.DataTree, draws: int = 128, tile: int = 5
         width by channel), ``log_density`` (log posterior predictive density of an observation, all its channels
         together, mean over observations, in nats: what two models of the same cube are compared by),
         ``baselines.linear`` and ``baselines.date_mean`` (rmse by channel).
+
+    Raises:
+        CubeError: the cube breaks the data contract.
+        ValueError: a modality has no withheld observation.
     """
+    validate(cube)
     model = run.model
     data = CubeTensors.read(cube, present(model, cube), score_withheld=True, partial=True)
     collected: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in data.modalities}

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import inference
+from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import CubeError, CubeWarning, complete, open_cube, validate
 from pi_vae.data.sentinel1 import db_to_linear, linear_to_db
 
@@ -150,6 +152,32 @@ def test_refuses(cube: xr.DataTree, case: str) -> None:
     text = str(caught.value)
     assert f"'{node}'" in text, "the sentence names the node"
     assert text.endswith(".") and not re.search(r"\. [A-Z]", text), "one sentence"
+
+
+ENTRIES: dict[str, Callable[[inference.Run, xr.DataTree], object]] = {
+    "fit": lambda run, cube: inference.fit(run.model, cube, 1, progress=False),
+    "posterior": lambda run, cube: inference.posterior(run, cube, draws=1),
+    "predict": lambda run, cube: inference.predict(run, cube, "nowhere", draws=1),
+    "translate": lambda run, cube: inference.translate(run, cube, source=["s1"], target="s2", draws=1),
+    "embed": lambda run, cube: inference.embed(run, cube),
+    "distil": lambda run, cube: inference.distil(run, cube, steps=1, progress=False),
+    "neural_posterior": lambda run, cube: inference.neural_posterior(run, cube, steps=1, progress=False),
+    "learn_globals": lambda run, cube: inference.learn_globals(run, cube, steps=10, progress=False),
+    "withheld_scores": lambda run, cube: inference.withheld_scores(run, cube, draws=1),
+    "independence": lambda run, cube: inference.independence(run, cube),
+    "open_cube": lambda _, cube: open_cube(cube),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_refuses_all_of_it(cube: xr.DataTree, entry: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = {"s2": Optical(bands=cube["s2"].band.values, nodes=1), "s1": Radar(residual=1)}
+    run = inference.Run(PhysicsVAE(parts, width=8, layers=1).eval())
+    for node, change, sentence in REFUSALS.values():
+        with pytest.raises(CubeError, match=sentence):
+            ENTRIES[entry](run, broken(cube, node, change))
+    assert not list(tmp_path.iterdir()), "nothing is written"
 
 
 def test_sound_cube_is_returned_unchanged(cube: xr.DataTree) -> None:
