@@ -165,7 +165,6 @@ ENTRIES: dict[str, Callable[[inference.Run, xr.DataTree], object]] = {
     "learn_globals": lambda run, cube: inference.learn_globals(run, cube, steps=10, progress=False),
     "withheld_scores": lambda run, cube: inference.withheld_scores(run, cube, draws=1),
     "independence": lambda run, cube: inference.independence(run, cube),
-    "open_cube": lambda _, cube: open_cube(cube),
 }
 
 
