@@ -45,7 +45,7 @@ from pi_vae.priors import GlobalLatents, NormalLatents
 __all__ = ["neural_posterior"]
 
 TOGETHER = 64  # series of a step that share a draw of forgotten global latents
-LAST = 4  # one more step for so many, of the skewness alone
+LAST = 10  # one more step for so many, of the skewness alone
 
 
 def neural_posterior(
@@ -68,7 +68,7 @@ def neural_posterior(
             With ``forget`` a run that nobody fitted does as well: ``Run(model)``.
         cube: whose dates, masks and angles the simulated series have; its values are only read for the
             texture of patches, not at all for points.
-        steps: optimisation steps; a quarter more follow, of the skewness alone.
+        steps: optimisation steps; a tenth more follow, of the skewness alone.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         patch_size: side of a simulated patch in pixels; points are simulated one by one.
