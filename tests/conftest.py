@@ -36,16 +36,6 @@ def simulated(build):
     return simulate(build(), xr.DataTree.from_dict(nodes))
 
 
-@pytest.fixture(scope="session")
-def as_points():
-    """Maker of points from a grid: where nothing is shared between neighbours, nobody has to look at them."""
-
-    def flat(node: xr.Dataset) -> xr.Dataset:
-        return node.stack(point=("y", "x")).drop_vars(["point", "x", "y"]).transpose("time", ..., "point")
-
-    return lambda cube: xr.DataTree.from_dict({name: flat(node.to_dataset()) for name, node in cube.children.items()})
-
-
 @pytest.fixture
 def run(build) -> Run:
     """A model nobody trained, as a run; its encoder says something all the same."""

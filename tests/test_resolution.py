@@ -185,7 +185,7 @@ def test_coarse_data_alone_tell_the_coarse_mean_and_invent_no_detail():
     run = fit(_model(1, names), blind, steps=40, patches=1, **few)
     known = {k[7:]: torch.from_numpy(v.values) for k, v in cube["truth"].data_vars.items() if k.startswith("global_")}
     run.model.draw_globals = lambda which="posterior": known  # what is judged is the guide
-    neural_posterior(run, blind, steps=160, **few)
+    neural_posterior(run, blind, steps=250, **few)
     tree = posterior(run, blind, draws=60, pixels=[(r, c) for r in range(24) for c in range(24)])
     drawn = tree["posterior"].to_dataset()[["lai"]]
     dates = np.isin(drawn.time, cube["s2_20m"].time[cube["s2_20m"].valid.values.all((1, 2))])

@@ -93,15 +93,14 @@ def test_a_place_is_needed_for_the_sun(run, simulated):
 
 
 @pytest.mark.slow
-def test_radar_tells_what_optical_will_see_and_says_how_well(build, as_points):
+def test_radar_tells_what_optical_will_see_and_says_how_well(build):
     """On a simulated cube: intervals from radar alone hold, are wider than those from both, and beat the prior."""
     from pi_vae.data import pattern
 
     with torch.no_grad():
-        empty = pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=30)
-        cube = simulate(build(), as_points(empty), seed=3)
-    few = {"pixels": 128, "hide_modality": 0.4, "progress": False}
-    run = fit(build(seed=1), cube, steps=40, **few)
+        cube = simulate(build(), pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=30), seed=3)
+    few = {"patch_size": 12, "pixels": 128, "hide_modality": 0.4, "progress": False}
+    run = fit(build(seed=1), cube, steps=40, patches=2, **few)
     known = {k[7:]: torch.from_numpy(v.values) for k, v in cube["truth"].data_vars.items() if k.startswith("global_")}
     run.model.draw_globals = lambda which="posterior": known  # what is judged is the guide
     neural_posterior(run, cube, steps=200, **few)
