@@ -18,7 +18,6 @@ import dataclasses
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.figure import Figure
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import r2_score
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from inference.draws import present, seeded
 from inference.hsic import hsic_test
-from inference.plots.style import COLOURS
+from inference.plots.style import COLOURS, Figure
 from inference.posterior import choose_pixels
 from inference.training import Run
 from pi_vae import Latents, PhysicsVAE

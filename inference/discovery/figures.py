@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from inference.discovery.dataset import Table, read_table
 from inference.discovery.law import LEVEL, Law, Laws
-from inference.plots.style import BLACK, BLUE, GREEN, ORANGE, RED, SKY, styled, unit_text
+from inference.plots.style import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Figure, styled, unit_text
 
 __all__ = ["laws_figure", "residual_law"]
 

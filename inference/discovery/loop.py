@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from inference.discovery.coupling import couple
@@ -18,7 +17,7 @@ from inference.discovery.law import Law, Laws
 from inference.discovery.search import discover
 from inference.discovery.template import Template
 from inference.evaluation import withheld_scores
-from inference.plots.style import BLUE, GREEN, ORANGE, RED, styled
+from inference.plots.style import BLUE, GREEN, ORANGE, RED, Figure, styled
 from inference.posterior import posterior
 from inference.training import Run, fit
 from pi_vae import PhysicsVAE

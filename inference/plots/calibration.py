@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from arviz_stats.ecdf_utils import ecdf_pit
-from matplotlib.figure import Figure
 
-from inference.plots.style import BLUE, COLOURS, RED, styled
+from inference.plots.style import BLUE, COLOURS, RED, Figure, styled
 
 __all__ = ["coverage_curves", "rank_ecdf"]
 

@@ -9,11 +9,10 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from inference.plots.style import label, styled, unit_text
+from inference.plots.style import Figure, label, styled, unit_text
 from inference.prediction import FLAGS
 from pi_vae.variables import CATALOGUE
 

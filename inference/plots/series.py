@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from inference.plots.selection import of_pixel
-from inference.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, SKY, label, styled, unit_text
+from inference.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, RED, SKY, Figure, label, styled, unit_text
 
 __all__ = ["band_keys", "draw_bands", "pixel_series", "residual_series"]
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 import xarray as xr
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from inference.plots.style import BLACK, BLUE, GREEN, ORANGE, RED, SKY, styled, unit_text
+from inference.plots.style import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Figure, styled, unit_text
 from inference.training import PHASE_IN
 from pi_vae.data.kinds import kind_of
 

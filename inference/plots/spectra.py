@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from inference.plots.selection import nearest, of_pixel
-from inference.plots.style import BLACK, BLUE, styled
+from inference.plots.style import BLACK, BLUE, Figure, styled
 from pi_vae.data.kinds import OPTICAL
 from pi_vae.physics.sensors import GRID, load_sensor
 

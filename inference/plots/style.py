@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import functools
+import io
 import re
 from collections.abc import Callable
 from typing import Any
 
 import matplotlib
-from matplotlib.figure import Figure
+import matplotlib.figure
 
 from pi_vae.variables import CATALOGUE
 
-__all__ = ["COLOURS", "label", "styled", "unit_text"]
+__all__ = ["COLOURS", "Figure", "label", "styled", "unit_text"]
 
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
 COLOURS = (BLUE, RED, GREEN, ORANGE, SKY, PURPLE, BLACK)  # of several lines, in this order
 GREY = "0.45"
+NOTEBOOK_DPI = 100
 STYLE: Any = {
     "figure.dpi": 150, "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 8, "figure.titlesize": 10,
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "lines.linewidth": 1.4,
     "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white", "date.converter": "concise",
 }  # fmt: skip
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that a notebook shows, whether pyplot is at work there or not."""
+
+    def _repr_png_(self) -> bytes:
+        image = io.BytesIO()
+        self.savefig(image, format="png", dpi=min(self.dpi, NOTEBOOK_DPI))
+        return image.getvalue()
 
 
 def styled[**P](draw: Callable[P, Figure]) -> Callable[P, Figure]:

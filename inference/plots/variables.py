@@ -9,14 +9,13 @@ import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import rankdata
 
 from inference.plots.selection import nearest, of_pixel
 from inference.plots.series import BANDS, band_keys, draw_bands
-from inference.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, label, styled, unit_text
+from inference.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, Figure, label, styled, unit_text
 from pi_vae.season import YEAR
 
 __all__ = ["corner", "phenology"]

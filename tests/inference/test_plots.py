@@ -246,3 +246,7 @@ def test_figures_save_and_leave_no_state(
         figure.savefig(file, format="png", dpi=40)
         assert file.getvalue()[:8] == b"\x89PNG\r\n\x1a\n"
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_notebook_shows_them_without_pyplot() -> None:
+    assert elbo({"step": [0, 1], "loss": [2.0, 1.0], "seconds": [0.0, 1.0]})._repr_png_()[:4] == b"\x89PNG"
