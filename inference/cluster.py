@@ -16,6 +16,7 @@ from typing import Any
 __all__ = ["each"]
 
 ONE_AT_A_TIME = threading.Lock()
+ROUNDS = 4  # of sending what all parts need
 
 
 def each(job: Callable[..., Any], shared: Sequence[Any], parts: Sequence[Any]) -> Iterator[Any]:
@@ -37,19 +38,29 @@ def each(job: Callable[..., Any], shared: Sequence[Any], parts: Sequence[Any]) -
         yield from (job(*shared, part) for part in parts)
         return
     from distributed import KilledWorker, as_completed
+    from distributed.client import FutureCancelledError
 
-    known = client.scatter(list(shared), broadcast=True, hash=False) if shared else []
-    futures = [client.submit(_alone, job, *known, part, pure=False) for part in parts]
-    try:
-        for _, result in as_completed(futures, with_results=True):
-            yield result
-    except KilledWorker as error:
-        raise RuntimeError(
-            "Workers were lost again and again: give them more memory or smaller tiles, and call again; what was done "
-            "is kept."
-        ) from error
-    finally:
-        client.cancel(futures)
+    words = (
+        "Workers were lost again and again: give them more memory or smaller tiles, and call again; what is done stays."
+    )
+    left = list(parts)
+    for _ in range(ROUNDS):
+        known = client.scatter(list(shared), broadcast=True, hash=False) if shared else []
+        futures = {client.submit(_alone, job, *known, part, pure=False): part for part in left}
+        left = []
+        try:
+            for future, result in as_completed(futures, with_results=True):
+                if isinstance(result, FutureCancelledError):  # what all need was lost with those that had it
+                    left.append(futures[future])
+                else:
+                    yield result
+        except KilledWorker as error:
+            raise RuntimeError(words) from error
+        finally:
+            client.cancel(list(futures))
+        if not left:
+            return
+    raise RuntimeError(words)
 
 
 def _client():
