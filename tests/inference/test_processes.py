@@ -1,6 +1,7 @@
 """A fit shared by two processes is that of one which works through the same parts."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -73,13 +74,15 @@ def test_two_processes_end_where_one_does_interrupted_or_not(cube, simulated, tm
     two = tmp_path / "two"
     interrupted = _shared(cube, two, stop=6)
     assert interrupted.returncode != 0 and (two / "checkpoint.pt").exists()
+    alone = fit(_model(), simulated, STEPS, parts=2, checkpoint=shutil.copytree(two, tmp_path / "alone"), **SMALL)
     finished = _shared(cube, two)
     assert finished.returncode == 0, finished.stderr[-3000:]
     (first, history), (second, _) = (torch.load(two / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
         # Sums of two gradients in another order: rounding, which Adam lets grow where gradients are small.
-        torch.testing.assert_close(value, one.model.state_dict()[name], rtol=1e-4, atol=1e-5)
+        for other in (one, alone):
+            torch.testing.assert_close(value, other.model.state_dict()[name], rtol=1e-4, atol=1e-5)
     assert history["loss"] == pytest.approx(one.history["loss"], rel=1e-6)
     assert load(two, _model()).history["loss"] == history["loss"]
 
