@@ -65,12 +65,12 @@ def measure(kernel: str, backend: str, dates: int, series: int, repeats: int) ->
     seen = torch.rand(shape) > 0.4
     log_precision = (0.5 * torch.randn(shape) + 2.0).requires_grad_()
     best = math.inf
-    for _ in range(repeats):
+    for repeat in range(max(repeats, 2)):  # the first touches the memory
         start = time.process_time()
         posterior = gp.prior(days, lengthscale, odds).condition(mean, torch.where(seen, log_precision.exp(), 0.0))
         (posterior.rsample().square().sum() + posterior.divergence().sum()).backward()
         best = min(best, time.process_time() - start)
-        if best > 20:
+        if repeat and best > 20:
             break
     return best
 

@@ -40,6 +40,8 @@ from pi_vae.priors.markov import (
     Spread,
     Transitions,
     columns,
+    grouped,
+    grouping,
     noise_factors,
 )
 from pi_vae.priors.noise import standard_normal
@@ -104,7 +106,7 @@ class StateSpace:
     def log_det(self) -> Tensor:
         """`[V]` its log determinant."""
         log_det, *_ = Spread.apply(self._certain, self._certain.precision, self.column, *self.steps)
-        return (log_det.squeeze(-1) + self.shape[1] * math.log(self.nugget)).to(self.dtype)
+        return (log_det.flatten() + self.shape[1] * math.log(self.nugget)).to(self.dtype)
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of N(0, K)."""
@@ -116,18 +118,15 @@ class StateSpace:
         # The nugget is what is left to the sites: the process without it, seen with precision 1 / nugget.
         certain = self._certain
         _, weights = Smooth.apply(certain, given / self.nugget, certain.precision, self.column, *self.steps)
-        return (given * weights).sum(0).movedim(-1, 1).reshape(value.shape[:-1]).to(self.dtype)
+        return self.by_series((given * weights).sum(1), value.shape[:-1])
 
     def given(self, precision: Tensor) -> StateSpaceGiven:
         """Posterior given sites of `[*batch, V, T]` precision."""
         return StateSpaceGiven(self, precision)
 
     def simulate(self, draws: int, series: int) -> Tensor:
-        """`[T, draws, V, series]` draws in the order of the recursions."""
-        variables, dates = self.shape
-        shape = (dates, draws, variables, series)
-        like = self.column.new_empty(0, dtype=self.dtype)
-        noise = standard_normal((self.transitions.size + 1, *shape), -1, like)
+        """`[G, T, draws, V, n]` draws in the order of the recursions."""
+        noise = self.noise(draws, series, (self.transitions.size + 1,))
         factors = [
             share.sqrt()[:, None, None] * noise_factors(d, steps)
             for d, steps, share in zip(self.filters, self.steps, self.shares, strict=True)
@@ -135,25 +134,41 @@ class StateSpace:
         level = torch.where(self.column[-1] > 0, self.column[-1], 1.0).sqrt() * (self.column[-1] > 0)
         return Simulate.apply(self.transitions, noise, math.sqrt(self.nugget), level, *self.steps, *factors)
 
+    def noise(self, draws: int, series: int, more: Sequence[int] = ()) -> Tensor:
+        """`[G, *more, T, draws, V, n]` standard normal."""
+        variables, dates = self.shape
+        like = self.column.new_empty(0, dtype=self.dtype)
+        noise = standard_normal((*more, dates, draws, variables, series), -1, like)
+        return grouped(noise, self._grouping(series))
+
     def enter(self, value: Tensor, batch: int | None = None) -> Tensor:
-        """`[*draws, *batch, V, T]` -> `[T, draws, V, series]`, float64, dates sorted; ``batch``: its dimensions."""
+        """`[*draws, *batch, V, T]` -> `[G, T, draws, V, n]`, float64, dates sorted; ``batch``: its dimensions."""
         batch = value.dim() - 2 if batch is None else batch
         series = math.prod(value.shape[max(value.dim() - 2 - batch, 0) : -2])
         value = value.reshape(-1, series, *value.shape[-2:])
         if self.order is not None:
             value = value[..., self.order]
-        return Enter.apply(value)
+        return Enter.apply(value, self._grouping(series))
 
     def leave(self, value: Tensor, shape: torch.Size) -> Tensor:
-        """`[T, draws, V, series]` -> `[*shape, V, T]` in the order of the dates."""
-        if self.order is not None:
-            value = value[torch.argsort(self.order)]
-        return Leave.apply(value, self.dtype).reshape(*shape, value.shape[2], self.shape[1])
+        """`[G, T, draws, V, n]` -> `[*shape, V, T]` in the order of the dates."""
+        series = math.prod(shape) // max(value.shape[2], 1)
+        value = Leave.apply(value, series, self.dtype).reshape(*shape, value.shape[3], self.shape[1])
+        return value if self.order is None else value[..., torch.argsort(self.order)]
+
+    def by_series(self, value: Tensor, shape: torch.Size) -> Tensor:
+        """`[G, draws, V, n]` -> ``shape``, `[*draws, *batch, V]`."""
+        series = math.prod(shape[:-1]) // max(value.shape[1], 1)
+        turned = value.permute(1, 0, 3, 2).flatten(1, 2)[:, :series]
+        return turned.reshape(shape).to(self.dtype)
+
+    def _grouping(self, series: int) -> tuple[int, int]:
+        return grouping(series, self.shape[0], self.transitions.compiled)
 
     @functools.cached_property
     def _certain(self) -> Filter:
         """The filter of values that are known but for the nugget, shared by all series."""
-        precision = torch.full((*self.shape[::-1], 1), 1 / self.nugget, dtype=torch.float64, device=self.device)
+        precision = torch.full((1, *self.shape[::-1], 1), 1 / self.nugget, dtype=torch.float64, device=self.device)
         return Filter(self.transitions, self.column, 0.0, precision)
 
 
@@ -162,7 +177,7 @@ class StateSpaceGiven:
 
     def __init__(self, prior: StateSpace, precision: Tensor) -> None:
         self.prior, self.batch = prior, precision.shape[:-2]
-        self.precision = prior.enter(precision).squeeze(1)
+        self.precision = prior.enter(precision).squeeze(2)
         self.filter = Filter(prior.transitions, prior.column, prior.nugget, self.precision)
 
     def solve(self, mean: Tensor, v: int | None = None) -> Tensor:
@@ -171,8 +186,8 @@ class StateSpaceGiven:
             mean = mean.unsqueeze(-2)
         prior, which = self.prior, slice(None) if v is None else slice(v, v + 1)
         filtered = self.filter if v is None else self.filter.of(v)
-        precision, column = self.precision[:, which], prior.column[:, which]
-        weighted = prior.enter(mean, len(self.batch)) * precision.unsqueeze(1)
+        precision, column = self.precision[:, :, which], prior.column[:, which]
+        weighted = prior.enter(mean, len(self.batch)) * precision.unsqueeze(2)
         found = Smooth.apply(filtered, weighted, precision, column, *(steps[:, which] for steps in prior.steps))
         coordinates = torch.cat([prior.leave(part, mean.shape[:-2]) for part in found], -1)
         return coordinates if v is None else coordinates.squeeze(-2)
@@ -188,27 +203,27 @@ class StateSpaceGiven:
 
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of the posterior less its mean; ``shape`` ends with the batch."""
-        prior, series = self.prior, self.precision.shape[-1]
-        course = prior.simulate(math.prod(shape) // max(series, 1), series)
-        noise = standard_normal(course.shape, -1, course.new_empty(0, dtype=prior.dtype))
-        weighted = Observe.apply(course, noise, self.precision)
+        prior, series = self.prior, math.prod(self.batch)
+        draws = math.prod(shape) // max(series, 1)
+        course = prior.simulate(draws, series)
+        weighted = Observe.apply(course, prior.noise(draws, series), self.precision)
         mean, _ = Smooth.apply(self.filter, weighted, self.precision, prior.column, *prior.steps)
         return prior.leave(course - mean, shape)
 
     @property
     def log_det(self) -> Tensor:
         """`[*batch, V]`: log|I + K Lambda|."""
-        return self._by_series(self._spread[0])
+        return self._by_series(0)
 
     @property
     def reduction(self) -> Tensor:
         """`[*batch, V]`: the trace of Lambda times the posterior covariance."""
-        return self._by_series(self._spread[1])
+        return self._by_series(1)
 
     @property
     def variance(self) -> Tensor:
         """`[*batch, V, T]` posterior variance."""
-        return self.prior.leave(self._spread[2].unsqueeze(1), self.batch)
+        return self.prior.leave(self._spread[2].unsqueeze(2), self.batch)
 
     @property
     def covariance(self) -> Tensor:
@@ -217,7 +232,8 @@ class StateSpaceGiven:
         one = torch.eye(dates, dtype=torch.float64, device=self.prior.device)
         if self.prior.order is not None:
             one = one[self.prior.order]
-        sites = one[..., None, None].expand(-1, -1, *self.precision.shape[1:]).contiguous()
+        groups, _, *own = self.precision.shape
+        sites = one[..., None, None].expand(groups, -1, -1, *own).contiguous()
         mean, _ = Smooth.apply(self.filter, sites, self.precision, self.prior.column, *self.prior.steps)
         return self.prior.leave(mean, torch.Size([dates, *self.batch])).movedim(0, -1)
 
@@ -225,5 +241,5 @@ class StateSpaceGiven:
     def _spread(self) -> tuple[Tensor, Tensor, Tensor]:
         return Spread.apply(self.filter, self.precision, self.prior.column, *self.prior.steps)
 
-    def _by_series(self, value: Tensor) -> Tensor:
-        return value.T.reshape(*self.batch, -1).to(self.prior.dtype)
+    def _by_series(self, which: int) -> Tensor:
+        return self.prior.by_series(self._spread[which].unsqueeze(1), torch.Size([*self.batch, self.prior.shape[0]]))

@@ -54,7 +54,7 @@ BACKENDS = ("auto", "dense", "eigen", "kalman")
 NUGGET = 1e-5
 # Measured by benchmarks/temporal.py, as the share below: dense is no slower up to LEAST_DATES + EVEN / series dates,
 # and eigenfeatures are no faster below SHORT.
-LEAST_DATES, EVEN, SHORT = 12, 4096, 16
+LEAST_DATES, EVEN, SHORT = 14, 512, 16
 EIGEN_SHARE = 0.75
 
 
@@ -65,7 +65,7 @@ class TemporalGP(nn.Module):
         kernel: ``"matern32"`` (default: rough enough for mowing, smooth enough for growth), another factor, or sums and
             products of them such as ``"0.7 * matern32 + 0.3 * periodic"``, see `pi_vae.priors.kernels`.
         backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: for Matern kernels and their sums Kalman from
-            12 + 4096 / series dates, 16 where `prior` is not told how many series there are; for other kernels
+            14 + 512 / series dates, 16 where `prior` is not told how many series there are; for other kernels
             eigenfeatures from 16 dates if there are at most three quarters as many as dates; else dense.
         loss: variance that eigenfeatures may lose on average over the dates, by default no more than the nugget.
 

@@ -241,7 +241,7 @@ def test_an_accelerator_computes_what_the_processor_does(kernel, learned, monkey
     monkeypatch.setattr(markov_spread, "STRETCH", 30)
     generator = torch.Generator().manual_seed(2)
     dates = 400 * torch.rand(70, generator=generator, dtype=torch.float64)
-    mean, precision, seen = (torch.rand(70, 3, 70, generator=generator, dtype=torch.float64) for _ in range(3))
+    mean, precision, seen = (torch.rand(71, 3, 70, generator=generator, dtype=torch.float64) for _ in range(3))
     lengthscale, odds = torch.tensor([20.0, 60.0, 900.0]).double(), torch.tensor([0.0, 0.3, 2.0]).double()
     inputs = [lengthscale, odds, mean, torch.where(seen > 0.5, 5 * precision, 0.0)]
     for x in inputs if learned else inputs[2:]:

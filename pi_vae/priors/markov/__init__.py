@@ -17,13 +17,14 @@ smoother pass with the same gains; that of the spread carries the direction in w
 passes. Neither keeps a tape: time and memory are linear in the dates. No state covariance is ever inverted, so equal
 dates, zero precision and near-certain sites are not special cases. All in float64.
 
-Series lie last and next to each other: `[T, V, n]`, or `[T, S, V, n]` for `S` draws of each. On an accelerator every
-operation runs over all of them; on a processor the recursions are compiled loops over some at a time (`.cpu`).
+Series lie last and next to each other: `[G, T, V, n]`, or `[G, T, S, V, n]` for `S` draws of each, in groups
+(`.layout`). On an accelerator there is one group and every operation runs over all series; on a processor the
+recursions are compiled loops over some at a time (`.cpu`).
 """
 
 from pi_vae.priors.markov.cascade import Transitions, columns, noise_factors
 from pi_vae.priors.markov.filter import Filter
-from pi_vae.priors.markov.layout import Enter, Leave
+from pi_vae.priors.markov.layout import Enter, Leave, grouped, grouping
 from pi_vae.priors.markov.simulate import Observe, Simulate
 from pi_vae.priors.markov.smooth import Smooth
 from pi_vae.priors.markov.spread import Spread
@@ -38,5 +39,7 @@ __all__ = [
     "Spread",
     "Transitions",
     "columns",
+    "grouped",
+    "grouping",
     "noise_factors",
 ]

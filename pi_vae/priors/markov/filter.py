@@ -25,7 +25,7 @@ class Filter:
         transitions: of the state.
         column: `[size, V]` the vector c of every variable.
         nugget: variance :math:`\\epsilon` of what differs from date to date.
-        precision: `[T, V, n]`, float64; `n = 1` where all series share it.
+        precision: `[G, T, V, n]`, float64; `G = n = 1` where all series share it.
 
     Attributes:
         lanes: what was found on a processor, compiled; None on an accelerator.
@@ -43,7 +43,7 @@ class Filter:
 
             self.lanes = Lanes(transitions.arrays, column, nugget, precision)
         else:
-            self.gains = self._run(self.precision.unbind(0))
+            self.gains = self._run(self.precision[0].unbind(0))
 
     def _run(self, precision: Sequence[Tensor]) -> Gains:
         move = self.transitions
@@ -65,7 +65,7 @@ class Filter:
     def of(self, v: int) -> Filter:
         """The same of one variable alone; it can smooth."""
         part, one = copy.copy(self), slice(v, v + 1)
-        part.transitions, part.precision = self.transitions.of(v), self.precision[:, one]
+        part.transitions, part.precision = self.transitions.of(v), self.precision[:, :, one]
         part.column = [c[one] for c in self.column]
         if self.lanes is None:
             part.gains = self.gains.of(one)

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from pi_vae.priors.markov.cascade import State, Transitions
 from pi_vae.priors.markov.filter import add_heads, summed
+from pi_vae.priors.markov.layout import dates_of
 
 __all__ = ["Observe", "Simulate"]
 
 
 class Simulate(torch.autograd.Function):
-    """``Simulate.apply(transitions, noise, nugget, level, *steps, *factors)``: draws of the process, `[T, S, V, n]`.
+    """``Simulate.apply(transitions, noise, nugget, level, *steps, *factors)``: draws of the process, `[G, T, S, V, n]`.
 
     Args:
-        noise: `[size + 1, T, S, V, n]` standard normal: of the components of the state, of which the last takes the
+        noise: `[G, size + 1, T, S, V, n]` standard normal: of the components of the state, of which the last takes the
             first date alone, and of the nugget.
         nugget: its sd, a number.
         level: `[V]` sd of the part that does not change.
@@ -34,10 +35,11 @@ class Simulate(torch.autograd.Function):
             from pi_vae.priors.markov.cpu import draw  # imports numba
 
             return draw(transitions.arrays, noise, nugget, level, inputs[ctx.blocks :])
+        noise = noise[0]
         draws = torch.empty(noise.shape[1:], dtype=level.dtype, device=noise.device)
         for t, state in _states(transitions, noise, level, inputs[ctx.blocks :]):
             torch.add(transitions.head(state), noise[-1, t], alpha=nugget, out=draws[t])
-        return draws
+        return draws.unsqueeze(0)
 
     @staticmethod
     def backward(ctx, by_draws: Tensor):
@@ -50,6 +52,7 @@ class Simulate(torch.autograd.Function):
 
             by_level, by_steps, by_factors = draw_adjoint(move.arrays, noise, level, factors, by_draws)
             return None, None, None, by_level, *by_steps, *by_factors
+        noise, by_draws = noise[0], by_draws[0]
         by_level, by_factors = torch.zeros_like(level), [torch.zeros_like(f) for f in factors]
         by_steps = [torch.zeros_like(f[..., 0, 0]) for f in factors]
         states = [state for _, state in _states(move, noise, level, factors)]
@@ -76,27 +79,28 @@ class Observe(torch.autograd.Function):
 
     .. math:: b_t = \lambda_t u^*_t + \lambda_t^{1/2} \varepsilon_t,
 
-    with ``course`` and standard normal ``noise`` `[T, S, V, n]`, ``precision`` `[T, V, n]`. Date by date: nothing else
-    of the size of the draws is held.
+    with ``course`` and standard normal ``noise`` `[G, T, S, V, n]`, ``precision`` `[G, T, V, n]`. A few dates at a
+    time: nothing else of the size of the draws is held.
     """
 
     @staticmethod
     def forward(ctx, course: Tensor, noise: Tensor, precision: Tensor) -> Tensor:
         ctx.save_for_backward(course, noise, precision)
         weighted = torch.empty_like(course)
-        for t, weight in enumerate(precision):
-            torch.mul(course[t], weight, out=weighted[t]).addcmul_(weight.sqrt(), noise[t].to(course.dtype))
+        for found, drawn, drive, weight in dates_of(weighted, course, noise, precision.unsqueeze(2)):
+            torch.mul(drawn, weight, out=found).addcmul_(weight.sqrt(), drive.to(course.dtype))
         return weighted
 
     @staticmethod
     def backward(ctx, by_weighted: Tensor):
         course, noise, precision = ctx.saved_tensors
         by_course, by_precision = torch.empty_like(course), torch.empty_like(precision)
-        for t, weight in enumerate(precision):
+        every = by_course, by_precision, by_weighted, course, noise, precision.unsqueeze(2)
+        for found, found_precision, given, drawn, drive, weight in dates_of(*every):
             half = torch.where(weight > 0, 0.5 * weight.rsqrt(), 0.0)  # the square root has no slope at zero
-            torch.mul(by_weighted[t], weight, out=by_course[t])
-            lean = torch.addcmul(course[t], half, noise[t].to(course.dtype))
-            torch.sum(lean.mul_(by_weighted[t]), 0, out=by_precision[t])
+            torch.mul(given, weight, out=found)
+            lean = torch.addcmul(drawn, half, drive.to(course.dtype))
+            torch.sum(lean.mul_(given), 1, out=found_precision)
         return by_course, None, by_precision
 
 

@@ -7,17 +7,16 @@ from torch import Tensor
 
 from pi_vae.priors.markov.cascade import State
 from pi_vae.priors.markov.filter import Filter, add_heads, dot, summed
+from pi_vae.priors.markov.layout import dates_of
 
 __all__ = ["Smooth"]
-
-DATES = 16  # at once, where each could be done by itself
 
 
 class Smooth(torch.autograd.Function):
     """``Smooth.apply(filter, weighted, precision, column, *steps)``: posterior means and their weights.
 
-    ``weighted`` is `[T, S, V, n]`, site means times precisions; means and weights have its shape. Of that size only
-    what goes in and comes out is ever held: everything else is done date by date.
+    ``weighted`` is `[G, T, S, V, n]`, site means times precisions; means and weights have its shape. Of that size only
+    what goes in and comes out is ever held: everything else is done a few dates at a time.
     """
 
     @staticmethod
@@ -39,7 +38,7 @@ class Smooth(torch.autograd.Function):
         by_precision = None
         if ctx.needs_input_grad[2]:
             by_precision = torch.empty_like(precision)
-            for found, b, m in zip(by_precision.split(DATES), by_weighted.split(DATES), mean.split(DATES), strict=True):
+            for found, b, m in dates_of(by_precision, by_weighted, mean):
                 torch.sum(b * m, 1, out=found).neg_()
         if not ctx.learns:
             return None, by_weighted, by_precision, *[None] * (len(ctx.needs_input_grad) - 3)
@@ -47,10 +46,11 @@ class Smooth(torch.autograd.Function):
 
 
 def _smooth(filtered: Filter, weighted: Tensor, less: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`[T, S, V, n]` weighted site means, less the precisions times ``less`` -> posterior means and weights."""
+    """`[G, T, S, V, n]` weighted site means, less the precisions times ``less`` -> posterior means and weights."""
     if filtered.lanes is not None:
         return filtered.lanes.smooth(weighted, less)
-    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision[0]
+    weighted, less = weighted[0], None if less is None else less[0]
     mean, weights = torch.empty_like(weighted), torch.empty_like(weighted)
     # Forth: what was expected and how far the site lies from it wait where mean and weight will be.
     state = [torch.zeros_like(weighted[0])] * move.size
@@ -70,14 +70,15 @@ def _smooth(filtered: Filter, weighted: Tensor, less: Tensor | None = None) -> t
         mean[t].add_(ahead).addcmul_(weights[t], gains.v[t])
         if t:
             r = move.back(add_heads(move, r, weights[t]), t)
-    return mean, weights
+    return mean.unsqueeze(0), weights.unsqueeze(0)
 
 
 def _by_covariance(filtered: Filter, first: Tensor, second: Tensor) -> list[Tensor]:
     """Derivatives of first' K second by the column and by the steps."""
     if filtered.lanes is not None:
         return filtered.lanes.along_covariance(first, second)
-    move, pair = filtered.transitions, (first, second)
+    move, pair = filtered.transitions, (first[0], second[0])
+    first = pair[0]
     by_column = [torch.zeros_like(c[:, 0]) for c in filtered.column]
     by_steps = [first.new_zeros(len(first), len(by_column[0])) for _ in move.sizes]
     zero = torch.zeros_like(first[0])

@@ -19,7 +19,7 @@ STRETCH = 256  # dates whose state covariances are held at once in the derivativ
 class Spread(torch.autograd.Function):
     """``Spread.apply(filter, precision, column, *steps)``: log|I + K Lambda|, tr(Lambda S), and the variances.
 
-    The first two are `[V, n]`, the diagonal of S `[T, V, n]`.
+    The first two are `[G, V, n]`, the diagonal of S `[G, T, V, n]`.
     """
 
     @staticmethod
@@ -33,14 +33,16 @@ class Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx, by_log_det: Tensor | None, by_reduction: Tensor | None, by_variance: Tensor | None):
         move, precision = ctx.filtered.transitions, ctx.filtered.precision
-        if by_reduction is None and by_variance is None and not ctx.learns:  # the variances are this derivative
-            return None, ctx.saved_tensors[0] * by_log_det, *[None] * (1 + len(move.sizes))
-        none = torch.zeros_like(precision[0])
+        alone = by_reduction is None and by_variance is None and not ctx.learns
+        if alone and by_log_det is not None:  # the variances are this derivative
+            return None, ctx.saved_tensors[0] * by_log_det.unsqueeze(1), *[None] * (1 + len(move.sizes))
+        none = torch.zeros_like(precision[:, 0])
         by_log_det, by_reduction = (none if x is None else x for x in (by_log_det, by_reduction))
         if ctx.filtered.lanes is not None:
             found = ctx.filtered.lanes.spread_adjoint(by_log_det, by_reduction, by_variance, ctx.learns)
         else:
-            found = _adjoint(ctx.filtered, _Weights(by_log_det, by_reduction, by_variance), ctx.learns)
+            along = None if by_variance is None else by_variance[0]
+            found = _adjoint(ctx.filtered, _Weights(by_log_det[0], by_reduction[0], along), ctx.learns)
         by_precision, by_column, by_steps = found
         return None, by_precision, *((by_column, *by_steps) if ctx.learns else [None] * (1 + len(by_steps)))
 
@@ -63,7 +65,7 @@ def _spread(filtered: Filter) -> tuple[Tensor, Tensor, Tensor]:
     """Back over the dates with N, the derivative of log|I + K Lambda| by the state's covariance."""
     if filtered.lanes is not None:
         return filtered.lanes.spread()
-    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision[0]
     variance = torch.empty_like(precision)
     log_det, reduction = torch.zeros_like(precision[0]), torch.zeros_like(precision[0])
     later = move.nothing(precision[0])
@@ -76,7 +78,7 @@ def _spread(filtered: Filter) -> tuple[Tensor, Tensor, Tensor]:
         log_det.add_(q.log())
         if t:
             later = move.gather(_subtract_heads(move, later, [g * x for x in z], torch.addcmul(g, g * g, along)), t)
-    return log_det, reduction, variance
+    return log_det.unsqueeze(0), reduction.unsqueeze(0), variance.unsqueeze(0)
 
 
 def _adjoint(filtered: Filter, weights: _Weights, learns: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -85,7 +87,7 @@ def _adjoint(filtered: Filter, weights: _Weights, learns: bool) -> tuple[Tensor,
     The variances are the derivative of log_det by the precisions, so this is the gradient of log_det plus its change
     along the direction in which the precisions move; a dot marks that change in the names below.
     """
-    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision[0]
     dates, weight = len(precision), weights.log_det
     by_precision = torch.empty_like(precision)
     by_column = precision.new_zeros(move.size, precision.shape[1])
@@ -119,7 +121,7 @@ def _adjoint(filtered: Filter, weights: _Weights, learns: bool) -> tuple[Tensor,
                 _learn(move, t, loss, dot_loss, now, both, mixed, corner, by_column, by_steps)
             if t:
                 later, total = move.gather(now, t), move.gather(both, t)
-    return by_precision, by_column, by_steps
+    return by_precision.unsqueeze(0), by_column, by_steps
 
 
 def _losses(
@@ -130,7 +132,7 @@ def _losses(
     dates: range,
 ) -> Iterator[tuple[Matrix, Matrix]]:
     """D and its change at consecutive dates, given both at the first."""
-    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision
+    move, gains, precision = filtered.transitions, filtered.gains, filtered.precision[0]
     for t in dates:
         yield loss, dot_loss
         if t + 1 in dates:

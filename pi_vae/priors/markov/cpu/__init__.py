@@ -8,6 +8,7 @@ what it needs of its series stays in the cache. The first use on a machine compi
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,90 +31,99 @@ def steps_of(sizes: Sequence[int], steps: Sequence[Tensor]) -> Steps:
 
 
 class Lanes:
-    """What the filter of given precisions finds, and the passes that need it.
+    """What the filter of given precisions finds, and the passes that need it, one group of series after another.
 
     Args:
         steps: transitions.
         column: `[size, V]`, see `pi_vae.priors.markov.filter.Filter`.
         nugget: variance of what differs from date to date.
-        precision: `[T, V, n]`, float64; `n = 1` where all series share it.
+        precision: `[G, T, V, n]`, float64; `G = n = 1` where all series share it.
     """
 
     def __init__(self, steps: Steps, column: Tensor, nugget: float, precision: Tensor) -> None:
         self.steps, self.column, self.shape = steps, _array(column), precision.shape
-        weights = _array(precision.flatten(1))
-        dates, lanes = weights.shape
-        self.gains = Gains(weights, np.empty((dates, steps.size, lanes)), *np.empty((3, dates, lanes)))
-        filter_pass(steps, self.column, nugget, self.gains)
+        self.gains = []
+        for weights in _array(precision.flatten(2)):
+            dates, lanes = weights.shape
+            found = Gains(weights, np.empty((dates, steps.size, lanes)), *np.empty((3, dates, lanes)))
+            filter_pass(steps, self.column, nugget, found)
+            self.gains.append(found)
 
     def of(self, v: int) -> Lanes:
         """The same of one variable alone."""
-        part, n = copy.copy(self), self.shape[2]
+        part, n = copy.copy(self), self.shape[3]
         one, own = slice(v, v + 1), slice(v * n, (v + 1) * n)
         step, decay = (np.ascontiguousarray(x[..., one]) for x in (self.steps.step, self.steps.decay))
         part.steps, part.column = self.steps._replace(step=step, decay=decay), np.ascontiguousarray(self.column[:, one])
-        part.gains = Gains(*(np.ascontiguousarray(x[..., own]) for x in self.gains))
-        part.shape = torch.Size([self.shape[0], 1, n])
+        part.gains = [Gains(*(np.ascontiguousarray(x[..., own]) for x in gains)) for gains in self.gains]
+        part.shape = torch.Size([*self.shape[:2], 1, n])
         return part
 
     def smooth(self, weighted: Tensor, less: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`[T, S, V, n]` weighted site means, less the precisions times ``less`` -> posterior means and weights."""
-        given = _array(weighted.flatten(2))
+        """`[G, T, S, V, n]` weighted site means, less the precisions times ``less`` -> posterior means and weights."""
+        given = _array(weighted.flatten(3))
         mean, weights = np.empty_like(given), np.empty_like(given)
-        other = np.empty((0, 0, 0)) if less is None else _array(less.flatten(2))
-        smooth_pass(self.steps, self.gains, given, other, mean, weights)
+        other = np.empty((len(given), 0, 0, 0)) if less is None else _array(less.flatten(3))
+        for group, values in enumerate(zip(given, other, mean, weights, strict=True)):
+            smooth_pass(self.steps, self.gains[group if len(self.gains) > 1 else 0], *values)
         return torch.from_numpy(mean).view(weighted.shape), torch.from_numpy(weights).view(weighted.shape)
 
     def along_covariance(self, first: Tensor, second: Tensor) -> list[Tensor]:
         """Derivatives of first' K second by the column and by the steps."""
         by_column, by_steps = np.zeros_like(self.column), np.zeros_like(self.steps.step)
-        one, other = (_array(x.flatten(2)) for x in (first, second))
-        along_steps(self.steps, self.column, one, other, by_column, by_steps)
+        for one, other in zip(*(_array(x.flatten(3)) for x in (first, second)), strict=True):
+            along_steps(self.steps, self.column, one, other, by_column, by_steps)
         return [torch.from_numpy(by_column), *torch.from_numpy(by_steps)]
 
     def spread(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log|I + K Lambda| and tr(Lambda S), `[V, n]` both, and the diagonal of S, `[T, V, n]`."""
-        precision = self.gains.precision
-        variance, reduction = np.empty_like(precision), np.zeros_like(precision[0])
-        spread_pass(self.steps, self.gains, variance, reduction)
-        log_det = torch.from_numpy(self.gains.q).log().sum(0)
-        own = self.shape[1:]
-        return log_det.view(own), torch.from_numpy(reduction).view(own), torch.from_numpy(variance).view(self.shape)
+        """log|I + K Lambda| and tr(Lambda S), `[G, V, n]` both, and the diagonal of S, `[G, T, V, n]`."""
+        groups, dates, *own = self.shape
+        variance = np.empty((groups, dates, math.prod(own)))
+        log_det, reduction = np.zeros((2, groups, math.prod(own)))
+        for gains, *found in zip(self.gains, variance, reduction, strict=True):
+            spread_pass(self.steps, gains, *found)
+        for gains, total in zip(self.gains, log_det, strict=True):
+            np.log(gains.q).sum(0, out=total)
+        one, other = (torch.from_numpy(x).view(groups, *own) for x in (log_det, reduction))
+        return one, other, torch.from_numpy(variance).view(self.shape)
 
     def spread_adjoint(
         self, by_log_det: Tensor, by_reduction: Tensor, by_variance: Tensor | None, learns: bool
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Derivatives by the precisions, the column and the steps; of the last two only if they learn."""
-        precision = self.gains.precision
-        variances = np.zeros_like(precision) if by_variance is None else _array(by_variance.flatten(1))
-        weights = (*(_array(x.flatten()) for x in (by_log_det, by_reduction)), variances)
-        found = np.empty_like(precision), np.zeros_like(self.column), np.zeros_like(self.steps.step)
-        spread_adjoint(self.steps, self.gains, weights, learns, *found)
-        by_precision, by_column, by_steps = (torch.from_numpy(x) for x in found)
-        return by_precision.view(self.shape), by_column, [*by_steps]
+        groups, dates, *own = self.shape
+        by_precision = np.empty((groups, dates, math.prod(own)))
+        variances = np.zeros_like(by_precision) if by_variance is None else _array(by_variance.flatten(2))
+        by_column, by_steps = np.zeros_like(self.column), np.zeros_like(self.steps.step)
+        weights = zip(*(_array(x.flatten(1)) for x in (by_log_det, by_reduction)), variances, strict=True)
+        for gains, given, found in zip(self.gains, weights, by_precision, strict=True):
+            spread_adjoint(self.steps, gains, given, learns, found, by_column, by_steps)
+        found_precision = torch.from_numpy(by_precision).view(self.shape)
+        return found_precision, torch.from_numpy(by_column), [*torch.from_numpy(by_steps)]
 
 
 def draw(steps: Steps, noise: Tensor, nugget: float, level: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """Draws of the process, see `pi_vae.priors.markov.simulate.Simulate`."""
-    draws = np.empty((*noise.shape[1:3], noise.shape[3] * noise.shape[4]))
-    given = _array(noise.flatten(3)), nugget, _array(level), _joint(factors)
-    simulate_pass(steps, *given, draws)
-    return torch.from_numpy(draws).view(noise.shape[1:])
+    groups, _, dates, count, *own = noise.shape
+    draws, joint, start = np.empty((groups, dates, count, math.prod(own))), _joint(factors), _array(level)
+    for drive, found in zip(_array(noise.flatten(4)), draws, strict=True):
+        simulate_pass(steps, drive, nugget, start, joint, found)
+    return torch.from_numpy(draws).view(groups, dates, count, *own)
 
 
 def draw_adjoint(
     steps: Steps, noise: Tensor, level: Tensor, factors: Sequence[Tensor], by_draws: Tensor
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Derivatives of `draw` by the level, the steps and the factors."""
-    joint = _joint(factors)
+    joint, start = _joint(factors), _array(level)
     by_level, by_steps, by_factors = np.zeros(len(level)), np.zeros_like(steps.step), np.zeros_like(joint)
-    given = _array(noise.flatten(3)), _array(level), joint, _array(by_draws.flatten(2))
-    simulate_adjoint(steps, *given, by_level, by_steps, by_factors)
-    parts, start = [], 0
+    for drive, given in zip(_array(noise.flatten(4)), _array(by_draws.flatten(3)), strict=True):
+        simulate_adjoint(steps, drive, start, joint, given, by_level, by_steps, by_factors)
+    parts, first = [], 0
     for factor in factors:
         size = factor.shape[-1]
-        parts.append(torch.from_numpy(by_factors[:, :, start : start + size, :size]))
-        start += size
+        parts.append(torch.from_numpy(by_factors[:, :, first : first + size, :size]))
+        first += size
     return torch.from_numpy(by_level), [*torch.from_numpy(by_steps)], parts
 
 
