@@ -10,6 +10,8 @@ tell apart. A Gaussian wide enough for that holds too much in its 50 % intervals
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyro.distributions as dist
 import torch
@@ -26,8 +28,10 @@ BINS, BOUND = 8, 4.0
 SHAPE = 4 * BINS - 1  # numbers that make a spline
 UNIT_SLOPE = float(np.log(np.expm1(1.0 - 1e-3)))  # Pyro adds 1e-3 to every slope
 STEEPEST = 1.0  # bin of a spline, on the log scale
-NODES = np.linspace(-6.0, 6.0, 97)
-WEIGHTS = np.exp(-0.5 * NODES**2) / np.exp(-0.5 * NODES**2).sum()
+LEAST, LEAST_SPLIT = 1e-3, 0.025  # of a width, height or slope, and of a split: Pyro's
+NODES, WEIGHTS = (np.polynomial.legendre.leggauss(5) + np.array([[1.0], [0.0]])) / 2.0  # over [0, 1]
+BEYOND = math.erfc(BOUND / math.sqrt(2.0))  # probability that a normal score lies beyond the bound
+BEYOND_SQUARE = BEYOND + 2.0 * BOUND * math.exp(-0.5 * BOUND**2) / math.sqrt(2.0 * math.pi)  # E[z^2; |z| > bound]
 
 
 class _Spline(ConditionedSpline):
@@ -37,6 +41,31 @@ class _Spline(ConditionedSpline):
         inside = x.abs() < self.bound
         y, log_slope = super().spline_op(torch.where(inside, x, 0.0), **kwargs)
         return torch.where(inside, y, x), torch.where(inside, log_slope, 0.0)
+
+
+def _moments(widths: Tensor, heights: Tensor, slopes: Tensor, splits: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a spline of normal scores, by Gauss and Legendre on each of its 2 BINS smooth pieces.
+
+    A bin is split in two, each the quotient of two linear functions made by weights at the three points (Dolatabadi et
+    al.); the arguments are `[..., BINS]`, of slopes one less.
+    """
+    width, height = (2.0 * BOUND * (LEAST + (1.0 - LEAST * BINS) * x) for x in (widths, heights))
+    slope = F.pad(LEAST + slopes, (1, 1), value=1.0)
+    split = LEAST_SPLIT + (1.0 - 2.0 * LEAST_SPLIT) * splits
+    end = (slope[..., :-1] / slope[..., 1:]).sqrt()  # the weight at the end of a bin; at its start it is 1
+    middle = (split * slope[..., :-1] + (1.0 - split) * end * slope[..., 1:]) * width / height
+    share = split * end / (1.0 - split + split * end)  # of the height, reached at the split
+    length = torch.stack([split * width, (1.0 - split) * width], -1).flatten(-2)
+    rise = torch.stack([share * height, (1.0 - share) * height], -1).flatten(-2)
+    weight = torch.stack([middle, end / middle], -1).flatten(-2).unsqueeze(-1)  # at the end of a piece over its start
+    nodes, weights = (torch.as_tensor(x).to(widths) for x in (NODES, WEIGHTS))
+    place = (length.cumsum(-1) - length - BOUND).unsqueeze(-1) + length.unsqueeze(-1) * nodes
+    done = weight * nodes
+    value = (rise.cumsum(-1) - rise - BOUND).unsqueeze(-1) + rise.unsqueeze(-1) * done / (1.0 - nodes + done)
+    mass = length.unsqueeze(-1) * weights * torch.exp(-0.5 * place.square()) / math.sqrt(2.0 * math.pi)
+    center = (mass * value).sum((-2, -1))
+    spread = (mass * (value - center[..., None, None]).square()).sum((-2, -1))
+    return center, spread + BEYOND_SQUARE + BEYOND * center.square()
 
 
 class StaticPosterior(dist.TransformedDistribution):
@@ -56,11 +85,8 @@ class StaticPosterior(dist.TransformedDistribution):
         widths, heights, slopes, splits = shape.split([BINS, BINS, BINS - 1, BINS], -1)
         knots = (widths.softmax(-1), heights.softmax(-1), F.softplus(slopes + UNIT_SLOPE), splits.sigmoid())
         spline = _Spline(knots, BOUND, "linear")
-        # Mean and variance of a spline of normal scores by the trapezoidal rule.
-        nodes, weights = (torch.as_tensor(x).to(mean) for x in (NODES, WEIGHTS))
-        value, _ = spline.spline_op(nodes.view(-1, *(1 for _ in mean.shape)).expand(-1, *mean.shape).contiguous())
-        center = torch.einsum("q,q...->...", weights, value)
-        ratio = scale / torch.einsum("q,q...->...", weights, (value - center).square()).sqrt()
+        center, variance = _moments(*knots)
+        ratio = scale / variance.sqrt()
         scores = dist.MultivariateNormal(torch.zeros_like(mean), scale_tril=correlation)
         super().__init__(scores, [spline, AffineTransform(mean - ratio * center, ratio)])
 

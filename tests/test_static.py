@@ -39,6 +39,20 @@ def test_mean_and_variance_are_those_of_draws_whatever_the_shape(shape, error):
     assert torch.allclose(drawn.std(0), scale, rtol=2 * error)
 
 
+@pytest.mark.parametrize(("shape", "error"), [(0.5, 1e-4), (3.0, 2e-3)])
+def test_mean_and_variance_of_a_spline_are_its_integrals(shape, error):
+    posterior, mean, scale, _ = _posterior(shape)
+    scores = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    density = torch.exp(-0.5 * scores**2) / torch.exp(-0.5 * scores**2).sum()
+    value = scores.view(-1, 1, 1).expand(-1, PIXELS, STATIC).contiguous()
+    for transform in posterior.transforms:
+        value = transform(value)
+    found = torch.einsum("q,qps->ps", density, value)
+    spread = torch.einsum("q,qps->ps", density, (value - found).square())
+    assert ((found - mean).abs() < error * scale).all()
+    assert torch.allclose(spread, scale.square(), rtol=2 * error, atol=0)
+
+
 def test_a_shape_makes_tails_and_skewness_but_leaves_ranks_to_the_correlation():
     posterior, mean, scale, correlation = _posterior(1.0)
     drawn = posterior.sample((20_000,))
