@@ -193,7 +193,7 @@ def _promising(
     errors = {}
     for candidate in candidates:
         if not _readable(candidate.expression):
-            continue  # the sine of an imaginary constant is a hyperbolic one
+            continue  # the sine of an imaginary constant is a hyperbolic one; constants may overflow
         if (
             template.units
             and units is not None
@@ -212,7 +212,8 @@ def _promising(
 
 
 def _readable(form: sympy.Expr) -> bool:
-    return all(f.func.__name__ in FUNCTIONS for f in form.atoms(sympy.Function))
+    known = all(f.func.__name__ in FUNCTIONS for f in form.atoms(sympy.Function))
+    return known and not form.has(sympy.oo, sympy.zoo, sympy.nan, -sympy.oo)
 
 
 def _symbols(names: dict[str, float]) -> set[sympy.Symbol]:

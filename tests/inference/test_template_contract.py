@@ -154,8 +154,9 @@ def test_engines_refuse_what_they_cannot_honour(monkeypatch) -> None:
         load_engine("auto", derived)
 
 
-def test_the_sine_of_an_imaginary_constant_is_left_out() -> None:
-    candidates = [Candidate(sympy.cosh(sympy.Symbol("lai")), 2), Candidate(1.5 * sympy.Symbol("lai"), 3)]
+@pytest.mark.parametrize("odd", ["cosh(lai)", "1.6*lai + exp(-oo*vwc)"])
+def test_the_sine_of_an_imaginary_constant_and_an_infinite_one_are_left_out(odd) -> None:
+    candidates = [Candidate(sympy.sympify(odd), 2), Candidate(1.5 * sympy.Symbol("lai"), 3)]
     engine = SimpleNamespace(search=lambda *_: candidates)
     rows = Rows(ROWS, ROWS[:, 0], np.ones(300))
     front = pareto_front(engine, rows, NAMES, Template(), ROWS, 0, Budget())
