@@ -1,6 +1,6 @@
 """What maps cost: against the size of a cube, its dates, the size of tiles, and workers; what that makes of a country.
 
-    python benchmarks/scaling.py [--quick] [--draws 64] [--json scaling.json]
+    python benchmarks/scaling.py [--quick] [--draws 64] [--sides 32 64 128] [--json scaling.json]
 
 Cubes lie on disk as zarr in chunks of 64 pixels a side and are mapped by `inference.predict`, which reads, encodes,
 draws and writes tile by tile; the model is the default one as it is built (what it has learned does not change the
@@ -115,6 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small cubes, few dates")
     parser.add_argument("--draws", type=int, default=64)
+    parser.add_argument(
+        "--sides", type=int, nargs="+", help="of the cubes in pixels; dates and tiles take the last but one"
+    )
     parser.add_argument("--nodes", type=int, default=250)
     parser.add_argument("--cores", type=int, default=40, help="of a node")
     parser.add_argument("--json", type=Path)
@@ -123,10 +126,10 @@ def main() -> None:
     if options.case:
         print(json.dumps(measure(*json.loads(options.case))))
         return
-    sides = (16, 32) if options.quick else (32, 64, 128)
+    sides = options.sides or ((16, 32) if options.quick else (32, 64, 128))
     series = [(6, 10), (12, 20)] if options.quick else [(18, 30), (35, 60), YEAR]
-    tiles = (16,) if options.quick else (16, 32, 64)
     side, dates = sides[-2], series[0]
+    tiles = (16,) if options.quick else tuple(t for t in (8, 16, 32, 64) if side // 4 <= t <= side)
     found: dict = {"draws": options.draws}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -152,7 +155,7 @@ def main() -> None:
         print("size of a tile")
         found["tile"] = [case(side, dates, t) for t in tiles]
         print("workers")
-        found["workers"] = [case(sides[-1], dates, tiles[0] if options.quick else 32, w) for w in (1, 2)]
+        found["workers"] = [case(sides[-1], dates, tiles[0] if options.quick else sides[-1] // 4, w) for w in (1, 2)]
     for what in ("pixels", "dates"):
         print(f"exponents in {what}: {', '.join(f'{e:.2f}' for e in found[f'exponent_{what}'])}")
     speed = found["dates"][-1]["pixels_per_second"]
