@@ -14,8 +14,9 @@ for Student's noise is a scale mixture of normal ones. With :math:`q(z)` as the 
           P = S^{-1} + \sum_{tc} \frac{E\,\omega_{tc}}{\sigma_c^2} L_c L_c^\top, \qquad
           b = \sum_{tc} \frac{E\,\omega_{tc}}{\sigma_c^2} L_c\, e_{tc},
 
-a few rounds of which converge. The encoder has to learn this map; here it is exact up to the noise's tails, for any
-pattern of gaps, and what physics did not reach at a date it saw is carried over to its neighbours in time.
+a few rounds of which converge: by a Kalman filter on a processor, where the processes have a Markov state
+(`inference.exclusive_filter`), else dense. The encoder has to learn this map; here it is exact up to the noise's tails,
+for any pattern of gaps, and what physics did not reach at a date it saw is carried over to its neighbours in time.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data.batches import Batch
+from pi_vae.priors import TemporalGP
 from pi_vae.priors.noise import standard_normal
+from pi_vae.priors.state_space import StateSpace
 
 __all__ = ["redrawn"]
 
@@ -59,16 +63,24 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
         coarse = observed is not None and observed.factor != 1
         if part is None or part.network is not None or part.reach is not None or coarse:
             continue
-        covariance = priors[f"residual_{name}"].covariance.double()
-        identity = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
-        factor = torch.linalg.cholesky(covariance + JITTER * identity).to(process.dtype)
         if observed is None:
-            residual[name] = torch.einsum("kts,...ks->...kt", factor, standard_normal(process.shape, -3, process))
+            factor, noise = _factor(priors[f"residual_{name}"], process), standard_normal(process.shape, -3, process)
+            residual[name] = torch.einsum("kts,...ks->...kt", factor, noise)
             continue
         left = observed.series(batch.pixels) - model.expected(name, latents, batch, shared, residual=False)
         seen = observed.scored(batch.pixels)
         loading = shared[f"{name}_relevance"] * shared[f"{name}_loading"]
         noise, freedom = shared[f"{name}_noise"], model.modalities[name].degrees_of_freedom
+        course = _filterable(part.temporal, batch.dates, shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"])
+        if course is not None:
+            from inference.exclusive_filter import filtered  # imports numba
+
+            before = course.leave(course.simulate(*process.shape[:2]), process.shape[:2])
+            white = standard_normal((*left.shape[:1], *left.shape[2:], left.shape[1]), -1, left).movedim(-1, 1)
+            given = left, seen.expand(left.shape[1:]), white, before, loading, noise, freedom
+            residual[name] = filtered(*given, course, observed.index, ROUNDS)
+            continue
+        factor = _factor(priors[f"residual_{name}"], process)
         white = standard_normal((process.shape[1], process.shape[0], process[0, 0].numel()), -3, process)
         size = max(1, int(AT_ONCE / (factor.shape[0] * factor.shape[-1]) ** 2))
         parts = [
@@ -77,6 +89,21 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
         ]
         residual[name] = torch.cat(parts, 1)
     return dataclasses.replace(latents, residual=residual)
+
+
+def _filterable(temporal: TemporalGP, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> StateSpace | None:
+    """The processes with a Markov state, where they have one and the filter is compiled."""
+    if temporal.kernel.filters is None or dates.device.type != "cpu":
+        return None
+    course = TemporalGP(temporal.name, "kalman").prior(dates, lengthscale, static_odds).gram
+    return course if isinstance(course, StateSpace) and course.order is None else None
+
+
+def _factor(prior: TorchDistribution, like: Tensor) -> Tensor:
+    """`[K, T, T]` Cholesky factor of the covariance of the processes."""
+    covariance = prior.covariance.double()
+    identity = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
+    return torch.linalg.cholesky(covariance + JITTER * identity).to(like.dtype)
 
 
 def _drawn(
