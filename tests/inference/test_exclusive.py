@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from inference.draws import groups, seeded
-from inference.exclusive import redrawn
+from inference.exclusive import ROUNDS, _drawn, redrawn
+from inference.exclusive_filter import filtered
 from pi_vae import Latents, Optical, PhysicsVAE
 from pi_vae.data.batches import Batch
 from pi_vae.data.tensors import CubeTensors
+from pi_vae.priors import TemporalGP
 
 PIXELS = torch.tensor([4, 0]), torch.tensor([5, 0])  # the second was never seen
 
@@ -76,6 +78,30 @@ def test_they_are_those_of_a_dense_gaussian(case) -> None:
     difference = (drawn.T.cov() - covariance) / (sd[:, None] * sd)
     assert difference.abs().max() < 0.1
     assert sd.min() < 0.7 * prior.diagonal().sqrt().min()  # else the observations say little, and the test as well
+
+
+@pytest.mark.parametrize("kernel", ["matern32", "matern12 + 2 * matern52"])
+def test_the_filter_finds_what_the_dense_covariance_says(kernel) -> None:
+    """Without random numbers draws are means, which depend on the variances by the weights of Student's noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    draws, pixels, dates, channels, count = 3, 4, 17, 3, 2
+    days = (200 * torch.rand(dates, generator=generator, dtype=torch.float64)).sort().values
+    days[4] = days[3]  # two images of a day
+    given = days, torch.tensor([20.0, 90.0]).double(), torch.tensor([0.0, 1.5]).double()
+    dense, process = (TemporalGP(kernel, backend).prior(*given).gram for backend in ("dense", "kalman"))
+    index = torch.tensor([0, 2, 3, 4, 8, 11, 16])
+    left, loading, noise = 2 * normal(draws, pixels, len(index), channels), normal(channels, count), normal(channels)
+    seen = normal(*left.shape[1:]) > -0.5
+    known = loading, noise.exp(), 4.0
+    none, before = torch.zeros_like(left), torch.zeros(draws, pixels, count, dates).double()
+    found = filtered(left, seen, none, before, *known, process, index, rounds=ROUNDS)
+    factor = torch.linalg.cholesky(dense.matrix.double())
+    expected = _drawn(left, seen, before.flatten(2).transpose(0, 1), *known, factor, index)
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_what_nothing_was_seen_of_is_the_prior(case) -> None:
