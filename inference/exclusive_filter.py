@@ -178,7 +178,7 @@ def _filter(moves, column, heads, nugget, inner, p, v, g, shrink):
         _product(v[t], inner[t], both)
         for k in range(count):
             both[k, k] += 1.0
-        shrink[t] = np.linalg.inv(both)
+        _invert(both, shrink[t])
         _product(inner[t], shrink[t], g[t])
         _product(p[t], g[t], image)
         for i in range(every):
@@ -243,7 +243,10 @@ def _variances(moves, heads, p, v, g, shrink, spread):
         _product(later, p[t], z)
         _product(p[t].T, z, along)
         _product(along, shrink[t].T, both)
-        _product(shrink[t], v[t] - both, spread[t])
+        for k in range(count):
+            for j in range(count):
+                both[k, j] = v[t, k, j] - both[k, j]
+        _product(shrink[t], both, spread[t])
         if not t:
             break
         _product(g[t], along, both)
@@ -266,6 +269,34 @@ def _variances(moves, heads, p, v, g, shrink, spread):
         for k in range(count):
             for j in range(every):
                 _down(moves[t, k], later[j, k * size : (k + 1) * size])
+
+
+@compiled
+def _invert(a, out):
+    """Gauss and Jordan, with pivots; ``a`` is used up."""
+    size = len(a)
+    out[:] = 0.0
+    for i in range(size):
+        out[i, i] = 1.0
+    for i in range(size):
+        best = i
+        for j in range(i + 1, size):
+            if abs(a[j, i]) > abs(a[best, i]):
+                best = j
+        if best != i:
+            for k in range(size):
+                a[i, k], a[best, k] = a[best, k], a[i, k]
+                out[i, k], out[best, k] = out[best, k], out[i, k]
+        pivot = 1.0 / a[i, i]
+        for k in range(size):
+            a[i, k] *= pivot
+            out[i, k] *= pivot
+        for j in range(size):
+            if j != i:
+                factor = a[j, i]
+                for k in range(size):
+                    a[j, k] -= factor * a[i, k]
+                    out[j, k] -= factor * out[i, k]
 
 
 @compiled
