@@ -38,6 +38,7 @@ __all__ = ["redrawn"]
 
 ROUNDS = 3
 JITTER = 1e-8
+LEAST_DATES = 20  # below, dense algebra is faster
 AT_ONCE = 3e7  # numbers of the precisions P in memory
 
 
@@ -93,7 +94,7 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
 
 def _filterable(temporal: TemporalGP, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> StateSpace | None:
     """The processes with a Markov state, where they have one and the filter is compiled."""
-    if temporal.kernel.filters is None or dates.device.type != "cpu":
+    if temporal.kernel.filters is None or dates.device.type != "cpu" or len(dates) < LEAST_DATES:
         return None
     course = TemporalGP(temporal.name, "kalman").prior(dates, lengthscale, static_odds).gram
     return course if isinstance(course, StateSpace) and course.order is None else None
