@@ -126,6 +126,8 @@ def main() -> None:
     if options.case:
         print(json.dumps(measure(*json.loads(options.case))))
         return
+    if options.sides and len(options.sides) < 2:
+        parser.error("--sides: give two or more, as exponents are those between neighbours")
     sides = options.sides or ((16, 32) if options.quick else (32, 64, 128))
     series = [(6, 10), (12, 20)] if options.quick else [(18, 30), (35, 60), YEAR]
     side, dates = sides[-2], series[0]

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from inference import exclusive
 from inference.draws import groups, seeded
 from inference.exclusive import ROUNDS, _drawn, redrawn
 from inference.exclusive_filter import filtered
@@ -12,12 +13,20 @@ from pi_vae import Latents, Optical, PhysicsVAE
 from pi_vae.data.batches import Batch
 from pi_vae.data.tensors import CubeTensors
 from pi_vae.priors import TemporalGP
+from pi_vae.priors.noise import by_place
 
 PIXELS = torch.tensor([4, 0]), torch.tensor([5, 0])  # the second was never seen
 
 
+@pytest.fixture(params=["filter", "dense"])
+def way(request, monkeypatch) -> str:
+    """Of computing them; the cube is short, and would be dense by itself."""
+    monkeypatch.setattr(exclusive, "LEAST_DATES", 0 if request.param == "filter" else 1000)
+    return request.param
+
+
 @pytest.fixture
-def case(build, simulated):
+def case(build, simulated, way):
     """A model whose optical residual is strong, one draw of two pixels, and observations that belong to it."""
     model = build(residual=2).eval()
     data = CubeTensors.read(simulated, {name: m.channels for name, m in model.modalities.items()})
@@ -114,6 +123,19 @@ def test_what_nothing_was_seen_of_is_the_prior(case) -> None:
     for drawn in (everywhere.residual["s2"][:, 1], without.residual["s2"][:, 0]):
         assert drawn.mean(0).abs().max() < 0.08
         assert (torch.stack([drawn[:, k].T.cov() for k in range(2)]) - prior).abs().max() < 0.12
+
+
+def test_what_a_pixel_draws_does_not_depend_on_which_are_drawn_together(case) -> None:
+    model, batch, shared, latents = case
+    found = []
+    for chosen in (torch.tensor([0, 1]), torch.tensor([1])):
+        part = dataclasses.replace(batch, pixels=batch.pixels[chosen])
+        residual = {name: process[:, chosen] for name, process in latents.residual.items()}
+        few = Latents(latents.dynamic[:, chosen], latents.static[:, chosen], residual)
+        with seeded(5), by_place(*(rows[chosen] for rows in PIXELS)):
+            found.append(redrawn(model, part, few, shared).residual)
+    for name in ("s2", "s1"):
+        assert torch.allclose(found[0][name][:, 1:], found[1][name], atol=1e-5)
 
 
 def test_one_wild_date_does_not_move_the_others(case) -> None:

@@ -21,8 +21,8 @@ TOGETHER = 2**15  # numbers, where each could be done by itself
 
 def grouping(series: int, variables: int, compiled: bool) -> tuple[int, int]:
     """Number of groups, and of series in each."""
-    groups = -(-series // max(LANES // variables, LEAST)) if compiled else 1
-    return groups, -(-series // max(groups, 1))
+    groups = max(1, -(-series // max(LANES // variables, LEAST))) if compiled else 1
+    return groups, -(-series // groups)
 
 
 def grouped(value: Tensor, shape: tuple[int, int]) -> Tensor:
