@@ -98,7 +98,7 @@ def test_radar_tells_what_optical_will_see_and_says_how_well(build):
     from pi_vae.data import pattern
 
     with torch.no_grad():
-        cube = simulate(build(), pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=30), seed=3)
+        cube = simulate(build(), pattern(size=30, bands=("B03", "B04", "B08"), optical_days=40, radar_days=60), seed=3)
     few = {"patch_size": 12, "pixels": 128, "hide_modality": 0.4, "progress": False}
     run = fit(build(seed=1), cube, steps=40, patches=2, **few)
     known = {k[7:]: torch.from_numpy(v.values) for k, v in cube["truth"].data_vars.items() if k.startswith("global_")}
