@@ -62,7 +62,7 @@ random.seed(0)
 start = time.monotonic()
 attempt(folder + "/whole", None)
 duration = time.monotonic() - start
-hit = sum(attempt(folder + "/killed", random.uniform(0.0, 0.3) * duration) for _ in range(kills))
+hit = sum(attempt(folder + "/killed", random.uniform(0.0, 0.2) * duration) for _ in range(kills))
 attempt(folder + "/killed", None)
 print(json.dumps({"hit": hit}))
 """
