@@ -10,7 +10,7 @@ demo: .venv/.installed
 	.venv/bin/pi-vae demo --output demo $(if $(QUICK),--quick)
 
 # a process a core, of one thread each; a file's tests stay together, as they share what is costly
-pytest = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
+pytest = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --durations 20
 
 test: .venv/.installed
 	$(pytest)
