@@ -131,6 +131,7 @@ def independence_figure(table: xr.Dataset) -> Figure:
         right.set(title=f"energy {100 * float(row['energy']):.1f} %", xlabel="shift by swap [prior sd]")
         left.set_yticks(where, table.variable.values)
         right.set_yticks(where, [])
+    panels[0, 0].set_xlim(left=0)
     panels[0, 0].legend(frameon=False, fontsize=7)
     return figure
 

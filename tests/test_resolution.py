@@ -177,23 +177,23 @@ def test_coarse_data_alone_tell_the_coarse_mean_and_invent_no_detail():
     """Only 20 m bands are seen: the mean over their pixels is found, and at 10 m intervals say what is not known."""
     names = ("s2_10m", "s2_20m")
     with torch.no_grad():
-        cube = simulate(_model(names=names), _cube(size=24).drop_nodes("s1"), seed=5)
+        cube = simulate(_model(names=names), _cube(size=20).drop_nodes("s1"), seed=5)
     nodes = {name: node.to_dataset() for name, node in cube.children.items()}
     nodes["s2_10m"]["withheld"] = nodes["s2_10m"]["valid"]
     blind = xr.DataTree.from_dict(nodes)
-    few = {"patch_size": 12, "pixels": 144, "progress": False, "seed": 1}
+    few = {"patch_size": 10, "pixels": 100, "progress": False, "seed": 1}
     run = fit(_model(1, names), blind, steps=40, patches=1, **few)
     known = {k[7:]: torch.from_numpy(v.values) for k, v in cube["truth"].data_vars.items() if k.startswith("global_")}
     run.model.draw_globals = lambda which="posterior": known  # what is judged is the guide
-    neural_posterior(run, blind, steps=250, **few)
-    tree = posterior(run, blind, draws=60, pixels=[(r, c) for r in range(24) for c in range(24)])
+    neural_posterior(run, blind, steps=200, **few)
+    tree = posterior(run, blind, draws=60, pixels=[(r, c) for r in range(20) for c in range(20)])
     drawn = tree["posterior"].to_dataset()[["lai"]]
     dates = np.isin(drawn.time, cube["s2_20m"].time[cube["s2_20m"].valid.values.all((1, 2))])
 
     def squares(field: np.ndarray) -> np.ndarray:
         """`[..., y * x]` -> `[..., square, pixel]`."""
-        parts = field.reshape(*field.shape[:-1], 12, 2, 12, 2)
-        return np.moveaxis(parts, -2, -3).reshape(*field.shape[:-1], 144, 4)
+        parts = field.reshape(*field.shape[:-1], 10, 2, 10, 2)
+        return np.moveaxis(parts, -2, -3).reshape(*field.shape[:-1], 100, 4)
 
     mean = squares(drawn.lai.mean(("chain", "draw")).values[:, dates].T)
     truth = squares(cube["truth"].lai.values[dates].reshape(int(dates.sum()), -1))
