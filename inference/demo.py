@@ -48,10 +48,11 @@ class Effort:
     pixels: int
     draws: int
     map_draws: int
+    score_draws: int
 
 
-FULL = Effort(steps=1000, pixels=250, draws=100, map_draws=48)
-QUICK = Effort(steps=150, pixels=60, draws=50, map_draws=16)
+FULL = Effort(steps=1000, pixels=250, draws=100, map_draws=48, score_draws=64)
+QUICK = Effort(steps=150, pixels=60, draws=50, map_draws=16, score_draws=24)
 
 
 def demo(
@@ -121,7 +122,7 @@ def _build(
             progress=not console.quiet,
         )
     with stage("score"):
-        scores = withheld_scores(run, cube, draws=64, seed=seed)
+        scores = withheld_scores(run, cube, draws=effort.score_draws, seed=seed)
     with stage("maps"):
         maps = predict(run, cube, folder / "maps.zarr", draws=effort.map_draws, seed=seed).load()
         for name in MAPPED:
