@@ -1,4 +1,4 @@
-"""The README's example runs as it is written."""
+"""The README's example runs as it is written, on a corner of its sample."""
 
 import re
 from pathlib import Path
