@@ -141,7 +141,6 @@ def make_table(law: PlantedLaw | None, noise: float, seed: int, inputs: tuple[st
     signal = np.zeros(shape) if law is None else evaluate(law.expression, truth, np) * np.ones(shape)
     spread = noise * signal.std() if law is not None else 1.0
     y = signal + spread * error
-    y_draws = y + 0.3 * spread * (rng.normal(size=(DRAWS, *shape)) @ root.T)
     cells = np.arange(PIXELS) * 12 // PIXELS
     return Table(
         modality="s1",
@@ -153,7 +152,7 @@ def make_table(law: PlantedLaw | None, noise: float, seed: int, inputs: tuple[st
         x_draws=np.stack([np.stack([around(name) for name in names], -1) for _ in range(DRAWS)]),
         y=y[..., None],
         sd=np.broadcast_to(0.3 * spread, (*shape, 1)).copy(),
-        y_draws=y_draws[..., None],
+        left=np.repeat(y[None, ..., None], DRAWS, 0),
         seen=np.ones(shape, bool),
         block=cells,
         season=np.arange(DATES) * 9 // DATES,

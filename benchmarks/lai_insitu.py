@@ -215,7 +215,7 @@ def toolbox(labels: pd.DataFrame, cube: xr.DataTree) -> np.ndarray | str:
     return biophys.SNAPBiophysProcessor(layers, lai).run().values.ravel()
 
 
-def score(labels: pd.DataFrame, drawn: np.ndarray, error: tuple[float, float]) -> dict:
+def score(labels: pd.DataFrame, drawn: np.ndarray, label_error: tuple[float, float]) -> dict:
     """Scores of `[draw, match]` draws, or of `[match]` estimates without spread; with the error of labels."""
     truth, month = labels.value.to_numpy(), labels.date.dt.month.to_numpy()
     estimate = drawn.mean(0) if drawn.ndim == 2 else drawn
@@ -237,7 +237,7 @@ def score(labels: pd.DataFrame, drawn: np.ndarray, error: tuple[float, float]) -
             known = xr.Dataset({"lai": ("match", truth[which])}, {"match": np.flatnonzero(which)})
             table = coverage(dataset, known, [0.9], group=None).squeeze()
             result |= {f"coverage{name}": float(table["coverage"]), f"width{name}": float(table["width"])}
-        noise = np.random.default_rng(0).normal(size=drawn.shape) * np.hypot(error[0], error[1] * drawn)
+        noise = np.random.default_rng(0).normal(size=drawn.shape) * np.hypot(label_error[0], label_error[1] * drawn)
         low, high = np.quantile(drawn + noise, [0.05, 0.95], axis=0, method="weibull")
         result["coverage_of_measurements"] = float(((low <= truth) & (truth <= high)).mean())
     kind = np.digitize(truth, CLASSES)

@@ -51,7 +51,8 @@ def posterior(
 
     Returns:
         DataTree with the groups of ArviZ: ``posterior`` (variables `(chain, draw, pixel, time)` or
-        `(chain, draw, pixel)`, with phenology also ``season_peak`` and ``season_end``, residuals, global latents),
+        `(chain, draw, pixel)`, with phenology also ``season_peak`` and ``season_end``, residuals, what is expected of a
+        modality without its residual as ``physics_<modality>``, global latents),
         ``posterior_predictive`` and ``observed_data`` (`(…, pixel, <modality>_time, <channel>)`), ``log_likelihood``
         (`(…, pixel, <modality>_time)`), ``constant_data`` (masks and geometry). Units are attributes; `pixel_row`,
         `pixel_column` (and `y`, `x`) locate pixels.
@@ -134,9 +135,12 @@ def _tree(model, data: Patches, batch, found: Iterable[Group], chains: int) -> d
         for site, value in group.shared.items():
             keep("posterior", f"global_{site}", value.expand(size, *value.shape))
         for name, observed in batch.modalities.items():
+            mean = model.expected(name, group.latents, batch, group.shared, residual=False)
+            keep("posterior", f"physics_{name}", mean)
             if name in group.latents.residual:
-                keep("posterior", f"residual_{name}", model.residual(name, group.latents, group.shared))
-            mean = model.expected(name, group.latents, batch, group.shared)
+                residual = model.residual(name, group.latents, group.shared)
+                keep("posterior", f"residual_{name}", residual)
+                mean = mean + residual[..., observed.index, :]
             likelihood = model.modalities[name].likelihood(mean, group.shared[f"{name}_noise"])
             keep("posterior_predictive", name, likelihood.sample())
             mask = observed.mask(batch.pixels)
@@ -167,6 +171,10 @@ def _name_dimensions(model, data: Patches, batch, joined) -> dict[str, xr.Datase
             modality = name.removeprefix("residual_")
             dims = (*sample, "time", f"{modality}_channel")
             attrs = {"units": model.modalities[modality].unit, "long_name": f"exclusive residual of {modality}"}
+        elif name.startswith("physics_"):
+            modality = name.removeprefix("physics_")
+            dims = (*sample, f"{modality}_time", f"{modality}_channel")
+            attrs = {"units": model.modalities[modality].unit, "long_name": f"{modality} without its residual"}
         else:
             labels, attrs = _global_labels(model, name.removeprefix("global_"))
             dims, coords = ("chain", "draw", *labels), coords | labels

@@ -39,7 +39,8 @@ class Table:
         x_draws: `[draw, pixel, time, P]` draws of them.
         y: `[pixel, time, C]` posterior mean of the residual.
         sd: `[pixel, time, C]` its posterior sd.
-        y_draws: `[draw, pixel, time, C]` draws of it, joint with `x_draws`.
+        left: `[draw, pixel, time, C]` what draws of the physics, joint with `x_draws`, leave of an observation:
+            residual and noise, drawn towards zero by no prior. NaN where a pixel has no observation of its own.
         seen: `[pixel, time]` bool: an observation was used there and every input is known.
         block: `[pixel]` label of the spatial block.
         season: `[time]` label of the stretch of consecutive dates.
@@ -56,7 +57,7 @@ class Table:
     x_draws: np.ndarray
     y: np.ndarray
     sd: np.ndarray
-    y_draws: np.ndarray
+    left: np.ndarray
     seen: np.ndarray
     block: np.ndarray
     season: np.ndarray
@@ -185,7 +186,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
         x_draws=np.stack([columns[name][1] for name in names], -1),
         y=residual.mean(0).astype(float),
         sd=residual.std(0).astype(float),
-        y_draws=residual[kept],
+        left=_left(tree, target, kept),
         seen=seen,
         block=_blocks(constant, pixels),
         season=np.arange(len(dates)) * min(MAX_SEASONS, len(dates) // 2) // len(dates),
@@ -198,6 +199,17 @@ def _group(tree: xr.DataTree, name: str) -> xr.Dataset:
     if name not in tree.children:
         raise ValueError(f"The tree has no group {name!r}: give what inference.posterior returns.")
     return tree[name].to_dataset()
+
+
+def _left(tree: xr.DataTree, target: str, kept: np.ndarray) -> np.ndarray:
+    """`Table.left` at the draws that are kept."""
+    time, channel = f"{target}_time", f"{target}_channel"
+    posterior, density = (tree[g].to_dataset().stack(s=("chain", "draw"), create_index=False).isel(s=kept)
+                          for g in ("posterior", "log_likelihood"))  # fmt: skip
+    physics = posterior[f"physics_{target}"].transpose("s", "pixel", time, channel).values
+    observed = tree["observed_data"][target].transpose("pixel", time, channel).values
+    own = np.isfinite(density[target].transpose("s", "pixel", time).values[0])[..., None]
+    return np.where(own, observed - physics, np.nan)
 
 
 def _wanted(posterior: xr.Dataset, constant: xr.Dataset, target: str, inputs: Sequence[str] | None) -> list[str]:

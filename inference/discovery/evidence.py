@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
 
+from inference.discovery.constants import sandwich, slopes_of_draws, unshrunk
 from inference.discovery.dataset import Table
 from inference.discovery.expressions import complexity
 from inference.discovery.fitting import Fitted, Rows, refit, values_of_draws
@@ -17,7 +17,6 @@ from inference.discovery.template import Template
 __all__ = ["Evidence", "gather", "weighed"]
 
 DRAWS = 10
-STEP = 1e-4  # of a coefficient, for derivatives
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Evidence:
     Attributes:
         coefficients: name -> value.
         covariance: `[K, K]` of them.
-        errors: `[row]` what the law leaves over, weights at one on average.
+        errors: `[row]` what the law leaves of the residual when fitted to it, weights at one on average.
         cells: `[row]` label of the cell, a block of pixels in a stretch of dates.
     """
 
@@ -82,20 +81,14 @@ def gather(fitted: Fitted, table: Table, channel: int, rows: int, template: Temp
     values = refit(fitted.form, fitted.coefficients, table.names, data)
     if template is not None and template.violations(fitted.form, table, values):
         values = dict(fitted.coefficients)
-    keys, root = list(values), np.sqrt(data.weights)
-
-    def errors(theta: np.ndarray) -> np.ndarray:
-        return root * (y - values_of_draws(fitted.form, dict(zip(keys, theta, strict=True)), table.names, draws))
-
-    theta = np.array(list(values.values()))
-    left = errors(theta)
-    slopes = np.empty((len(y), len(keys)))
-    for k in range(len(keys)):
-        step = np.zeros(len(keys))
-        step[k] = STEP * max(abs(theta[k]), 1e-8)
-        slopes[:, k] = (errors(theta - step) - errors(theta + step)) / (2 * step[k])
-    covariance = _sandwich(slopes, left, block)
-    return Evidence(values, covariance, left, block * (season.max() + 1) + season)
+    root = np.sqrt(data.weights)
+    errors = root * (y - values_of_draws(fitted.form, values, table.names, draws))
+    left = table.left[some][..., channel].reshape(len(some), -1)[:, kept]
+    found = unshrunk(fitted.form, values, table.names, draws, left, block)
+    if found is None or (template is not None and template.violations(fitted.form, table, found[0])):
+        slopes = root[:, None] * slopes_of_draws(fitted.form, values, table.names, draws).mean(0)
+        found = values, sandwich(slopes, errors[:, None] * slopes, block)
+    return Evidence(*found, errors, block * (season.max() + 1) + season)
 
 
 def weighed(
@@ -117,18 +110,3 @@ def weighed(
     symbols = len(template.operators) + len(table.names) + 1
     lengths = [e.description_length(f, symbols, effective) for e, f in zip(found, front, strict=True)]
     return list(zip(found, lengths, strict=True))
-
-
-def _sandwich(slopes: np.ndarray, errors: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """`[K, K]` covariance of least-squares constants with clusters; scaled so that the inverse is well behaved."""
-    scale = np.sqrt((slopes**2).sum(0))
-    if not len(scale):
-        return np.zeros((0, 0))
-    if not (np.isfinite(scale).all() and (scale > 0).all()):
-        return np.full((slopes.shape[1],) * 2, np.nan)
-    bread = np.linalg.pinv((slopes / scale).T @ (slopes / scale), rcond=1e-12, hermitian=True)
-    count = int(block.max()) + 1
-    scores = np.stack([np.bincount(block, errors * column, count) for column in (slopes / scale).T], 1)
-    meat = scores.T @ scores * count / (count - 1)
-    student = t.ppf(0.95, count - 1) / norm.ppf(0.95)
-    return student**2 * (bread @ meat @ bread) / np.outer(scale, scale)

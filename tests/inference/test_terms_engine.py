@@ -145,6 +145,53 @@ def test_draws_of_inputs_take_the_bias_of_their_errors_away() -> None:
     assert abs(np.mean(by_draws) + 0.6) < 0.02
 
 
+def inverted(law_of_rain: float, seed: int, noise: float = 1.0, misfit: float = 0.7) -> Table:
+    """A table of exact posteriors: a signal ``2*lai`` and a misfit of known variance, and rain that adds to both."""
+    rng = np.random.default_rng(seed)
+    shape = (48, 20)
+    lai, rain, own = rng.normal(3.0, 0.2, shape), rng.exponential(1.0, shape), misfit * rng.normal(size=shape)
+    y = 2 * lai + own + law_of_rain * rain + noise * rng.normal(size=shape)
+    total = 4 * 0.04 + misfit**2 + noise**2
+    gain = np.array([2 * 0.04, misfit**2]) / total
+    root = np.linalg.cholesky(np.diag([0.04, misfit**2]) - np.outer(gain, gain) * total)
+    mean = np.array([3.0, 0.0]) + gain * (y - 6.0)[..., None]
+    draws = mean + rng.normal(size=(40, *shape, 2)) @ root.T
+    x = np.stack([mean[..., 0], rain], -1)
+    x_draws = np.stack([draws[..., 0], np.broadcast_to(rain, (40, *shape))], -1)
+    times = np.datetime64("2020-01-01", "ns") + 15 * np.arange(20) * np.timedelta64(1, "D")
+    return Table("s1", "dB", ("VV",), ("lai", "precipitation"), {"lai": "m2 m-2", "precipitation": "mm"}, x, x_draws,
+                 mean[..., 1:], np.full((*shape, 1), 0.5), (y - 2 * draws[..., 0])[..., None], np.ones(shape, bool),
+                 np.arange(48) // 4, np.arange(20) // 3, times, {})  # fmt: skip
+
+
+def test_constants_are_not_drawn_towards_zero_and_inferred_inputs_do_not_follow_noise() -> None:
+    names, start = ("lai", "precipitation"), {"c0": 0.0, "c1": 0.1, "c2": 0.1}
+    fitted = Fitted(parse("c0 + c1*lai + c2*precipitation", (*names, *start)), start, 6, 0.0)
+
+    def constants(planted: float) -> dict[str, np.ndarray]:
+        found: dict[str, list] = {}
+        for seed in range(8):
+            data = inverted(planted, seed)
+            blind = data.replace(left=np.full_like(data.left, np.nan))
+            averaged = data.replace(left=np.repeat(data.left.mean(0, keepdims=True), 40, 0))
+            for name, each in {"ours": data, "residual": blind, "averaged": averaged}.items():
+                coefficients = gather(fitted, each, 0, 2000).coefficients
+                found.setdefault(name, []).append([coefficients["c1"], coefficients["c2"]])
+        return {name: np.mean(values, 0) for name, values in found.items()}
+
+    with_rain, without = constants(0.4), constants(0.0)
+    assert 0.3 < with_rain["ours"][1] < 0.42  # physics keeps a tenth of the 0.4
+    assert with_rain["residual"][1] < 0.2
+    assert abs(without["ours"][0]) < 0.7 and abs(without["ours"][1]) < 0.04  # three standard errors
+    assert without["residual"][0] > 2 and without["averaged"][0] > 2
+
+
+def test_where_nothing_was_observed_the_residual_alone_gives_the_constants() -> None:
+    fitted, data = law("c0 + c1*lai", c0=1.0, c1=-0.2), table(slope=0.0, error=0.0)
+    blind = data.replace(left=np.full_like(data.left, np.nan))
+    assert gather(fitted, blind, 0, 2000).coefficients["c0"] == pytest.approx(1.5, abs=0.02)
+
+
 @pytest.mark.parametrize("shared", [0.0, 0.2])
 def test_intervals_of_constants_hold_with_errors_that_blocks_share(shared: float) -> None:
     inside = []
