@@ -40,7 +40,8 @@ class Table:
         y: `[pixel, time, C]` posterior mean of the residual.
         sd: `[pixel, time, C]` its posterior sd.
         left: `[draw, pixel, time, C]` what draws of the physics, joint with `x_draws`, leave of an observation:
-            residual and noise, drawn towards zero by no prior. NaN where a pixel has no observation of its own.
+            residual and noise, drawn towards zero by no prior. NaN where a pixel has no observation of its own, and in
+            trees without ``physics_<modality>``.
         seen: `[pixel, time]` bool: an observation was used there and every input is known.
         block: `[pixel]` label of the spatial block.
         season: `[time]` label of the stretch of consecutive dates.
@@ -72,6 +73,11 @@ class Table:
         """
         floor = np.array([np.median(self.sd[..., c][self.seen] ** 2) for c in range(len(self.channels))])
         return 1.0 / (self.sd**2 + np.maximum(floor, 1e-12))
+
+    @property
+    def leftover(self) -> np.ndarray:
+        """`[pixel, time, C]` mean of `left`, and of the residual where there is nothing left."""
+        return np.where(np.isfinite(self.left[0]), self.left.mean(0), self.y)
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -107,7 +113,8 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
     """Table of a modality from a posterior tree (`inference.posterior`).
 
     Args:
-        tree: groups `posterior` and `constant_data`.
+        tree: groups `posterior`, `constant_data` and, for what physics leaves of observations, `observed_data` and
+            `log_likelihood`.
         target: modality whose residual is to be explained.
         inputs: names of the inputs. Default: the dynamic variables that not only the target sees, weather, geometry;
             `day_of_year` (1–366) only on request, as a law of the calendar can not become part of an operator.
@@ -186,7 +193,7 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
         x_draws=np.stack([columns[name][1] for name in names], -1),
         y=residual.mean(0).astype(float),
         sd=residual.std(0).astype(float),
-        left=_left(tree, target, kept),
+        left=_left(tree, target, kept, residual),
         seen=seen,
         block=_blocks(constant, pixels),
         season=np.arange(len(dates)) * min(MAX_SEASONS, len(dates) // 2) // len(dates),
@@ -201,14 +208,18 @@ def _group(tree: xr.DataTree, name: str) -> xr.Dataset:
     return tree[name].to_dataset()
 
 
-def _left(tree: xr.DataTree, target: str, kept: np.ndarray) -> np.ndarray:
-    """`Table.left` at the draws that are kept."""
+def _left(tree: xr.DataTree, target: str, kept: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """`Table.left` at the draws that are kept; of the shape of the residual's, NaN where the tree does not say."""
+    if f"physics_{target}" not in tree["posterior"]:
+        return np.full_like(residual[kept], np.nan)
     time, channel = f"{target}_time", f"{target}_channel"
-    posterior, density = (tree[g].to_dataset().stack(s=("chain", "draw"), create_index=False).isel(s=kept)
-                          for g in ("posterior", "log_likelihood"))  # fmt: skip
-    physics = posterior[f"physics_{target}"].transpose("s", "pixel", time, channel).values
+    posterior, density = (
+        tree[group].to_dataset().stack(sample=("chain", "draw"), create_index=False).isel(sample=kept)
+        for group in ("posterior", "log_likelihood")
+    )
+    physics = posterior[f"physics_{target}"].transpose("sample", "pixel", time, channel).values
     observed = tree["observed_data"][target].transpose("pixel", time, channel).values
-    own = np.isfinite(density[target].transpose("s", "pixel", time).values[0])[..., None]
+    own = np.isfinite(density[target].transpose("sample", "pixel", time).values[0])[..., None]
     return np.where(own, observed - physics, np.nan)
 
 

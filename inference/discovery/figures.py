@@ -49,7 +49,7 @@ def laws_figure(laws: Laws) -> Figure:
 
 @styled
 def residual_law(tree: xr.DataTree, laws: Laws, target: str = "s1") -> Figure:
-    """Residual against the law found for it, channel by channel, and the Pareto front against the null.
+    """What physics leaves against the law found for it, channel by channel, and the Pareto front against the null.
 
     Args:
         tree: the posterior that the laws were found in.
@@ -58,7 +58,9 @@ def residual_law(tree: xr.DataTree, laws: Laws, target: str = "s1") -> Figure:
 
     Returns:
         The figure. A channel without a law that passes shows its candidate of greatest held-out skill, and says so.
-        Bars are posterior sd of up to 250 random rows; squares are weighted means of ten classes of all rows.
+        Points are observations less the posterior mean of the physics, or the residual where a pixel has no observation
+        of its own; bars are posterior sd of up to 250 random ones; squares are weighted means of ten classes of all.
+        The line has slope one: physics may have taken a constant.
 
     Raises:
         ValueError: the laws are of another modality, or the tree lacks their inputs.
@@ -74,7 +76,7 @@ def residual_law(tree: xr.DataTree, laws: Laws, target: str = "s1") -> Figure:
     figure = Figure(figsize=(3.0 * len(table.channels) + 3.0, 3.4), layout="constrained")
     *panels, front = figure.subplots(1, len(table.channels) + 1)
     for c, (axes, channel) in enumerate(zip(panels, table.channels, strict=True)):
-        axes.set(xlabel=f"law [{unit_text(table.unit)}]", ylabel=f"{channel} residual [{unit_text(table.unit)}]")
+        axes.set(xlabel=f"law [{unit_text(table.unit)}]", ylabel=f"{channel} left by physics [{unit_text(table.unit)}]")
         axes.set_title(f"{channel}: no candidate")
         if channel in shown:
             _draw_fit(axes, table, c, shown[channel])
@@ -85,14 +87,14 @@ def residual_law(tree: xr.DataTree, laws: Laws, target: str = "s1") -> Figure:
 
 def _draw_fit(axes: Axes, table: Table, c: int, law: Law) -> None:
     rows = {name: table.x[..., i][table.seen] for i, name in enumerate(table.names)}
-    y, sd, weights = (array[..., c][table.seen] for array in (table.y, table.sd, table.weights))
+    y, sd, weights = (array[..., c][table.seen] for array in (table.leftover, table.sd, table.weights))
     x = np.broadcast_to(law.evaluate(rows) if law.inputs else float(law.expression), y.shape)
     some = np.random.default_rng(0).permutation(y.size)[:MAX_POINTS]
     axes.errorbar(x[some], y[some], sd[some], fmt="o", ms=2.5, color=SKY, elinewidth=0.5, alpha=0.6, zorder=1)
     for part in np.array_split(np.argsort(x), min(10, y.size)):
         mean = [np.average(v[part], weights=weights[part]) for v in (x, y)]
         axes.plot(*mean, "s", ms=4.5, color=BLUE, mec="white", mew=0.5, zorder=3)
-    axes.axline((x.mean(), x.mean()), slope=1, color=BLACK, lw=0.9, ls="--", zorder=2)
+    axes.axline((x.mean(), y.mean()), slope=1, color=BLACK, lw=0.9, ls="--", zorder=2)
     verdict = "law" if law.passes else "best candidate, fails the null"
     axes.set_title(f"{law.channel}: {verdict}\n${law.latex}$", fontsize=float(np.clip(450 / len(str(law)), 5, 9)))
 

@@ -280,6 +280,4 @@ class Laws:
 
 def _rounded(expression: sympy.Expr, digits: int = 3) -> sympy.Expr:
     """Numbers to some significant digits, for reading only."""
-    return expression.xreplace(
-        {number: sympy.Float(f"{float(number):.{digits}g}", digits) for number in expression.atoms(sympy.Float)}
-    )
+    return expression.xreplace({number: sympy.Float(number, digits) for number in expression.atoms(sympy.Float)})

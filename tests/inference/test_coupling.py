@@ -40,6 +40,12 @@ def model() -> PhysicsVAE:
     return PhysicsVAE({"s1": Radar()}, width=16, layers=1)
 
 
+def test_constants_beyond_the_largest_float_are_written_out(laws: Laws) -> None:
+    steep = {"form": parse("1/(1 + exp(c0 - c1*lai))", ("lai", "c0", "c1")), "coefficients": {"c0": 1e4, "c1": 4e3}}
+    text = str(Law(**laws.best[0].__dict__ | steep))
+    assert "oo" not in text and "e+4342" in text
+
+
 def test_coupling_adds_exactly_the_law(model: PhysicsVAE, laws: Laws) -> None:
     coupled = couple(model, laws, widen=0.0)
     assert len(model.modalities["s1"].laws) == 0 and len(coupled.modalities["s1"].laws) == 1
