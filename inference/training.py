@@ -21,6 +21,7 @@ from inference.optimisation import Phase, deterministic, guarded, progress_bar, 
 from inference.processes import Processes
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_loss
 from inference.terms import Restraint
+from inference.waking import wake
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch
@@ -75,11 +76,11 @@ def fit(
     """Fit a model to a cube by stochastic variational inference.
 
     Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
-    fifth of the steps. Parts of each patch are hidden from the encoder, see `inference.objective`. The last steps set
-    the spread of the guide, see `inference.sleep`. Observations that the cube marks as ``withheld`` are not used at
-    all. The same seed gives the same numbers on the same machine. Processes that ``torchrun`` has started share the
-    fit, where all call it alike (`inference.processes`); the first writes the checkpoint, in a folder that all can
-    read.
+    fifth of the steps, after which residuals begin (`inference.waking`). Parts of each patch are hidden from the
+    encoder, see `inference.objective`. The last steps set the spread of the guide, see `inference.sleep`. Observations
+    that the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on the same machine.
+    Processes that ``torchrun`` has started share the fit, where all call it alike (`inference.processes`); the first
+    writes the checkpoint, in a folder that all can read.
 
     Args:
         model: model to train; changed in place.
@@ -159,6 +160,12 @@ def fit(
             learns = step < learning
             phase = phases[not learns]
             phase.enter(model)
+            if step == int(PHASE_IN * learning):
+                if crew.first:
+                    generator = crew.own(seed, step)[0]
+                    torch.manual_seed(generator.initial_seed())
+                    wake(model, data.patches(count, patch_size, pixels, generator).to(fabric.device))
+                crew.share_weights(model)
             model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
             # Not before the data are fitted, and then by and by.
             restraint.share = min(1.0, max(0.0, (step + 1) / (PHASE_IN * learning) - 1.0))

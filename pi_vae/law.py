@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Collection, Mapping, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
@@ -22,9 +21,32 @@ if TYPE_CHECKING:
 __all__ = ["LawTerm", "evaluate", "parse"]
 
 FUNCTIONS = ("exp", "log", "sin", "cos", "sqrt")
+TINY, HUGE = 1e-6, 60.0  # of what a logarithm or a root, and an exponential, are taken of in a model
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 MAX_CHARACTERS = 4000
 MAX_EXPONENT = 12
+
+
+class _Defined:
+    """Functions of torch that go on as constants where, for some draw of the coefficients, they are not defined."""
+
+    sin, cos = staticmethod(torch.sin), staticmethod(torch.cos)
+
+    @staticmethod
+    def exp(x: Tensor) -> Tensor:
+        return x.clamp_max(HUGE).exp()
+
+    @staticmethod
+    def log(x: Tensor) -> Tensor:
+        return x.clamp_min(TINY).log()
+
+    @staticmethod
+    def sqrt(x: Tensor) -> Tensor:
+        return x.clamp_min(TINY).sqrt()
+
+    @staticmethod
+    def pow(x: Tensor, exponent: float) -> Tensor:
+        return x.clamp_min(TINY) ** exponent
 
 
 class LawTerm(nn.Module):
@@ -37,7 +59,8 @@ class LawTerm(nn.Module):
     The coefficients :math:`\theta` are global latents of the model, with what discovery says of them as prior. Their
     posterior starts as the prior and is mean-field along the columns of a root of :math:`\Sigma`. Inputs are clipped to
     `limits`, the range over which the law was found: beyond it the law is continued as a constant instead of
-    extrapolated.
+    extrapolated. Logarithms and powers are taken of at least 1e-6, exponentials of at most 60, so that no draw of the
+    coefficients leaves the law undefined.
 
     Args:
         expression: the law as text, see `parse`.
@@ -140,7 +163,7 @@ class LawTerm(nn.Module):
         values |= {name: values[name].clamp(*limits) for name, limits in self.limits.items() if name in values}
         coefficients = self.loc if coefficients is None else coefficients
         named = values | dict(zip(self.names, coefficients.unbind(-1), strict=True))
-        value = torch.as_tensor(evaluate(self.expression, named, torch))
+        value = torch.as_tensor(evaluate(self.expression, named, _Defined))
         blank = torch.zeros_like(value)
         return torch.stack([value if i == self.channel else blank for i in range(self.channels)], dim=-1)
 
@@ -218,13 +241,13 @@ def parse(text: str, names: Collection[str]) -> sympy.Expr:
     return expression
 
 
-def evaluate(expression: sympy.Expr, values: Mapping[str, Any], module: ModuleType = torch) -> Any:
+def evaluate(expression: sympy.Expr, values: Mapping[str, Any], module: Any = torch) -> Any:
     """Value of an expression that `parse` could have made.
 
     Args:
         expression: SymPy expression.
         values: name -> tensor or array, broadcast together.
-        module: ``torch`` or ``numpy``, whose functions are used.
+        module: ``torch``, ``numpy`` or what has functions of these names, which are used.
 
     Returns:
         Tensor or array of the broadcast shape; a float if the expression has no symbol.
@@ -248,7 +271,7 @@ def evaluate(expression: sympy.Expr, values: Mapping[str, Any], module: ModuleTy
         if exponent == 0.5:
             return module.sqrt(base)
         # An exponent that is an integer keeps derivatives finite at negative bases.
-        return base ** (int(exponent) if exponent == int(exponent) else exponent)
+        return base ** int(exponent) if exponent == int(exponent) else module.pow(base, exponent)
     name = expression.func.__name__
     if name not in FUNCTIONS:
         raise ValueError(f"The function {name} cannot stand in a law: use {', '.join(FUNCTIONS)}.")

@@ -58,6 +58,7 @@ class Residual(nn.Module):
 
     Attributes:
         rank: number `K` of processes, those that last and then the transient ones.
+        transient: how many of these are transient.
 
     Raises:
         ValueError: there is no process at all, there are more of a kind than channels, some are both transient and
@@ -85,7 +86,7 @@ class Residual(nn.Module):
                 )
         if transient and "periodic" in kernel:
             raise ValueError(f"What is new at every date has no period: use transient=0 with the kernel {kernel!r}.")
-        self.rank = rank + transient
+        self.rank, self.transient = rank + transient, transient
         self.temporal = TemporalGP(kernel)
         # A transient process may not learn to last: that would be another kind of error.
         spread = [0.5] * rank + [TRANSIENT_SPREAD] * transient

@@ -57,6 +57,19 @@ def test_inputs_are_clipped_to_the_range_the_law_was_found_on() -> None:
     assert term({"lai": torch.tensor([0.0, 2.0, 9.0])}).squeeze(-1).tolist() == [2.0, 4.0, 6.0]
 
 
+@pytest.mark.parametrize("text", ["log(c0 + lai)", "sqrt(c0 + lai)", "(c0 + lai)**-1.5", "exp(-c0*lai*30)"])
+def test_no_draw_of_coefficients_leaves_a_law_undefined(text: str) -> None:
+    term = LawTerm(text, ["lai"], 0, 1, {"c0": 1.0})
+    lai = torch.rand(4, 3, requires_grad=True)
+    for c0 in (-5.0, 0.0, 1.0):
+        drawn = torch.tensor([c0], requires_grad=True)
+        value = term({"lai": lai}, drawn)
+        assert torch.isfinite(value).all()
+        assert all(torch.isfinite(g).all() for g in torch.autograd.grad(value.sum(), (lai, drawn)))
+    known = {"lai": lai.detach().numpy(), "c0": np.float64(1.0)}
+    np.testing.assert_allclose(term({"lai": lai})[..., 0].detach(), evaluate(term.expression, known, np), rtol=1e-5)
+
+
 def test_coefficients_are_latents_with_the_covariance_given() -> None:
     covariance = [[0.04, 0.01, 0.0], [0.01, 0.02, 0.0], [0.0, 0.0, 1e-6]]
     term = law(covariance=covariance)

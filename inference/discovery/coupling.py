@@ -21,9 +21,9 @@ def couple(model: PhysicsVAE, laws: Law | Laws | Iterable[Law], widen: float = 0
     Args:
         model: a fitted model; it stays as it is.
         laws: what `discover` found; of `Laws` the best ones are taken. No law gives an equal copy.
-        widen: share of each coefficient that is added in quadrature to what discovery leaves open, as its prior. A
-            residual is drawn towards zero by its own prior, and physical variables have taken over what they could: a
-            law that explains it perfectly is still a part of the effect. With 0 the prior is discovery's posterior.
+        widen: share of each coefficient that is added in quadrature to what discovery leaves open, as its prior:
+            physical variables have taken over what they could, so that what was left may be a part of the effect. With
+            0 the prior is discovery's posterior.
 
     Returns:
         The copy, with one `pi_vae.law.LawTerm` per law in ``model.modalities[target].laws``.
