@@ -52,7 +52,8 @@ def plant(case: str, count: int, seed: int) -> xr.DataTree:
     rng = np.random.default_rng(seed)
     empty = points(count, 10, 12, 0.4, seed)
     times = np.concatenate([empty[name].time.values for name in ("s1", "s2")]).astype("datetime64[D]")
-    days = np.arange(times.min() - 2, times.max() + 3).astype("datetime64[ns]")
+    day = np.timedelta64(1, "D")
+    days = np.arange(times.min() - 2 * day, times.max() + 3 * day, day).astype("datetime64[ns]")
     turn = 2 * np.pi * (days - days[0]) / np.timedelta64(1, "D") / 365.25
     drivers = {
         "air_temperature": ("time", 283 + 8 * np.cos(turn + 2.6) + rng.normal(0, 2.5, len(days))),

@@ -167,7 +167,7 @@ class Together:
     def search(self, *args, **kwargs) -> list[Candidate]:
         """What all of them propose, the shortest first."""
         proposed = [candidate for engine in self.engines for candidate in engine.search(*args, **kwargs)]
-        return sorted(proposed, key=lambda c: (c.complexity, str(c.expression)))
+        return sorted(proposed, key=lambda c: c.complexity)
 
 
 def load_engine(name: str = "auto", template: Template | None = None) -> tuple[str, Engine | Together]:

@@ -158,7 +158,7 @@ def _by_parts(
         if any(p.free_symbols for p in parts):
             law = form.assemble(dict(zip(found, parts, strict=True)), constants)
             laws.append(Candidate(law, complexity(law)))
-    return sorted(laws, key=lambda c: (c.complexity, str(c.expression)))[:COMBINATIONS]
+    return sorted(laws, key=lambda c: c.complexity)[:COMBINATIONS]
 
 
 def _stand_ins(form: Form, names: Sequence[str], rows: Rows) -> tuple[Mapping[str, sympy.Expr], dict[str, float]]:

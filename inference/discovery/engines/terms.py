@@ -145,7 +145,7 @@ def search(
             length = complexity(expression)
             if length <= template.max_length + 2:  # constants that the caller moves may make it shorter
                 laws.setdefault(expression, Candidate(expression, length))
-    return sorted(laws.values(), key=lambda c: (c.complexity, str(c.expression)))
+    return sorted(laws.values(), key=lambda c: c.complexity)
 
 
 Term = tuple[int, ...]  # factors, as positions among the elements; 0 is the number one
