@@ -87,7 +87,8 @@ def residual_law(tree: xr.DataTree, laws: Laws, target: str = "s1") -> Figure:
 
 def _draw_fit(axes: Axes, table: Table, c: int, law: Law) -> None:
     rows = {name: table.x[..., i][table.seen] for i, name in enumerate(table.names)}
-    y, sd, weights = (array[..., c][table.seen] for array in (table.leftover, table.sd, table.weights))
+    spread = np.where(np.isfinite(table.left[0]), table.left.std(0), table.sd)
+    y, sd, weights = (array[..., c][table.seen] for array in (table.leftover, spread, table.weights))
     x = np.broadcast_to(law.evaluate(rows) if law.inputs else float(law.expression), y.shape)
     some = np.random.default_rng(0).permutation(y.size)[:MAX_POINTS]
     axes.errorbar(x[some], y[some], sd[some], fmt="o", ms=2.5, color=SKY, elinewidth=0.5, alpha=0.6, zorder=1)

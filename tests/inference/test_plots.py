@@ -183,7 +183,7 @@ def test_the_law_that_passes_is_shown_and_named(tree: xr.DataTree, make_laws: Ma
     vv, vh, front = figure.axes
     assert vv.get_title().startswith("VV: law") and "e^{" in vv.get_title()
     assert "fails the null" in vh.get_title()
-    assert vv.get_xlabel() == "law [dB]" and vv.get_ylabel() == "VV residual [dB]"
+    assert vv.get_xlabel() == "law [dB]" and vv.get_ylabel() == "VV left by physics [dB]"
     lai = tree["posterior"]["lai"].mean(("chain", "draw")).values[tree["constant_data"]["s1_seen"].values]
     points = vv.containers[0].lines[0]
     x = np.sort(points.get_xdata())
