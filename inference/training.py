@@ -164,7 +164,7 @@ def fit(
                 if crew.first:
                     generator = crew.own(seed, step)[0]
                     torch.manual_seed(generator.initial_seed())
-                    wake(model, data.patches(count, patch_size, pixels, generator).to(fabric.device))
+                    guarded(wake, model, data.patches(count, patch_size, pixels, generator).to(fabric.device))
                 crew.share_weights(model)
             model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
             # Not before the data are fitted, and then by and by.
