@@ -51,8 +51,10 @@ def wake(model: PhysicsVAE, batch: Batch) -> list[str]:
             continue
         footprints = batch.footprints(name)
         pixels = batch.pixels[footprints[:, 0]]
-        mean = model.expected(name, latents, batch, shared, residual=False)[..., footprints, :, :].mean(-3)
         seen = observed.scored(pixels)
+        if not seen.any():
+            continue
+        mean = model.expected(name, latents, batch, shared, residual=False)[..., footprints, :, :].mean(-3)
         left = torch.where(seen, observed.series(pixels) - mean, torch.nan)
         left = ((left - left.flatten(0, 1).nanmedian(0).values) / noise).clamp(-FAR, FAR)
         now, later = _together(left, left), _together(left[:, :-1], left[:, 1:])

@@ -57,7 +57,7 @@ def test_who_was_not_observed_stays_silent(cube) -> None:
     model = PhysicsVAE({"s1": Radar()}, width=16, layers=1)
     batch = batch_of(model, cube)
     batch.modalities["s1"].seen[:] = False
-    wake(model, batch)
+    assert wake(model, batch) == []
     assert (model.modalities["s1"].residual.loading.loc == 0).all()
 
 
