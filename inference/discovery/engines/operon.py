@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def search(
         units: not used here.
 
     Returns:
-        Candidates, shortest first; none if the target is constant.
+        Candidates, shortest first; none if the target is constant, or if a model of the front is not finite.
     """
     if template.free is not None:
         return _by_parts(Rows(x, y, weights), names, template, template.free, seed, budget)
@@ -90,7 +91,14 @@ def search(
         n_threads=1,
         random_state=int(rng.integers(2**31)),
     )
-    regressor.fit(*scaling.apply(x, y))
+    scaled = scaling.apply(x, y)
+    try:
+        regressor.fit(*scaled)
+    except ValueError as error:
+        # It scores the models of its front by scikit-learn, which refuses one whose values are not finite.
+        if not re.search("NaN|infinity", str(error)) or not all(np.isfinite(part).all() for part in scaled):
+            raise
+        return []
     letters = [f"z{i}" for i in range(len(names))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Model contains no variables")
