@@ -9,6 +9,7 @@ import numpy as np
 import sympy
 from scipy.optimize import least_squares
 
+from inference.discovery.constants import of_draws
 from inference.discovery.dimensions import Units, inconsistency
 from inference.discovery.engines import Budget, Candidate, Engine, Together
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
@@ -108,8 +109,7 @@ def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows:
 
 def values_of_draws(form: sympy.Expr, values: dict[str, float], names: Sequence[str], x: np.ndarray) -> np.ndarray:
     """Mean over draws of a form at inputs `[draw, row, input]`; `[row]`."""
-    flat = values_of(form, values, names, x.reshape(-1, x.shape[-1]))
-    return flat.reshape(x.shape[:2]).mean(0)
+    return of_draws(form, values, names, x).mean(0)
 
 
 def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> float:
