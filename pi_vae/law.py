@@ -59,8 +59,8 @@ class LawTerm(nn.Module):
     The coefficients :math:`\theta` are global latents of the model, with what discovery says of them as prior. Their
     posterior starts as the prior and is mean-field along the columns of a root of :math:`\Sigma`. Inputs are clipped to
     `limits`, the range over which the law was found: beyond it the law is continued as a constant instead of
-    extrapolated. Logarithms and powers are taken of at least 1e-6, exponentials of at most 60, so that no draw of the
-    coefficients leaves the law undefined.
+    extrapolated. Logarithms and powers are taken of at least 1e-6, exponentials of at most 60, so that for no draw of
+    the coefficients they are undefined.
 
     Args:
         expression: the law as text, see `parse`.

@@ -94,7 +94,8 @@ def unshrunk(
     if not start or seen.sum() < max(len(seen) / 2, 4 * len(start)):
         return None
     draws, left, block = draws[:, seen], left[:, seen], block[seen]
-    level = not (np.ptp(slopes_of_draws(form, start, names, draws), axis=(0, 1)) < 1e-6).any()
+    slopes = slopes_of_draws(form, start, names, draws)
+    level = not (np.ptp(slopes, axis=(0, 1)) <= 1e-6 * np.abs(slopes).max((0, 1))).any()  # none is a constant added
     theta = np.append(list(start.values()), [left.mean()] * level)
 
     def equations(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
