@@ -2,7 +2,8 @@
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 1200] [--draws 200]
         [--simulations 1600] [--series 256] [--rows many fit ...] [--steps 400] [--rounds 2] [--learned 64]
-        [--moves 300] [--refined 40] [--chains 20] [--nuts 20] [--weights guide.pt] [--json calibration.json]
+        [--moves 300] [--refined 40] [--chains 20] [--nuts 20] [--weights guide.pt] [--device cpu]
+        [--json calibration.json]
 
 Points are drawn from the prior, global latents too, with the dates, masks and angles of a real series: ``swiss``,
 Sentinel-2 over wheat from March to July (needs ``pyarrow``), or ``treesat``, a year of both Sentinel-2 orbits and an
@@ -145,7 +146,7 @@ def guide(run: Run, cube: xr.DataTree, args: argparse.Namespace, learning: dict)
         run.model.load_state_dict(torch.load(args.weights, weights_only=True))
         run.model.eval()
         return
-    neural_posterior(run, cube, args.simulations, forget=True, **learning)
+    neural_posterior(run, cube, args.simulations, forget=True, cubes=args.cubes, **learning)
     if args.weights:
         torch.save(run.model.state_dict(), args.weights)
 
@@ -243,13 +244,15 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--nuts", type=int, default=0, help="points to compare with NUTS")
     parser.add_argument("--weights", type=Path, help="of the guide for any cube")
+    parser.add_argument("--cubes", type=int, help="a step, that many's series come from; default one for 64 series")
+    parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=["many"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path("calibration.json"))
     args = parser.parse_args()
     if args.nuts and args.rows[:1] not in (["many"], ["fit"]):
         parser.error("--nuts begins at draws of a guide: let --rows begin with the one that trains it, many or fit.")
-    compile_kernels()
+    compile_kernels(device=args.device)
     rng = np.random.default_rng(args.seed)
     empty = {"swiss": swiss, "treesat": treesat}[args.pattern](args.data, args.points, rng)
     torch.manual_seed(args.seed)
@@ -259,7 +262,7 @@ def main() -> None:
     data = CubeTensors.read(cube, {name: m.channels for name, m in model.modalities.items()})
     print(f"{args.pattern}: {args.points} points, {len(data.dates)} dates", flush=True)
     results: dict[str, dict] = {}
-    training = {"pixels": args.series, "seed": args.seed, "device": "cpu", "progress": False}
+    training = {"pixels": args.series, "seed": args.seed, "device": args.device, "progress": False}
     learning = training | {"learning_rate": 5e-3}
     shared = {n[7:]: torch.from_numpy(v.values).float() for n, v in truth.items() if n.startswith("global_")}
     some = {"pixels": args.refined, "seed": args.seed}

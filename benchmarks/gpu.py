@@ -89,7 +89,12 @@ def main() -> None:
             def run(call: Callable = call, variables: dict = variables, geometry: dict = geometry) -> None:
                 torch.autograd.grad(call(variables, geometry).sum(), list(variables.values()), allow_unused=True)
 
-            speed, bound = batch / seconds(run, device, args.repeats), rate / bytes_moved(op)
+            try:
+                speed, bound = batch / seconds(run, device, args.repeats), rate / bytes_moved(op)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[-1][:60]
+                print(f"{mode:22}{batch:9d} does not compile here: {reason}", flush=True)
+                break
             results[f"{mode}/{batch}"] = {"per_second": speed, "bound": bound, "fraction": speed / bound}
             print(f"{mode:22}{batch:9d}{speed:13.3g}{bound:13.3g}{speed / bound:10.1%}", flush=True)
     args.json.write_text(json.dumps(results, indent=1))

@@ -1,11 +1,12 @@
 """What the posterior of a temporal process costs by backend: one draw and the divergence, forward and backward.
 
-    python benchmarks/temporal.py [--quick] [--kernels matern32 rbf] [--json temporal.json]
+    python benchmarks/temporal.py [--quick] [--kernels matern32 rbf] [--device cuda] [--json temporal.json]
 
 Every series is a latent of a pixel with sites of its own; 40 % of the dates of each are not seen (precision zero).
 Dates are irregular, one in ten days on average; four variables with lengthscales of 30 to 240 days. Derivatives are
 taken by site means, precisions, lengthscales and static odds. float32, processor time, best of the repeats, each case
-in a process of its own, one thread unless asked otherwise.
+in a process of its own, one thread unless asked otherwise. With ``--device cuda``: time by the clock, synchronised, all
+cases in one process.
 
 The cases run with glibc's allocator told to keep what it has (``MALLOC_MMAP_THRESHOLD_`` and
 ``MALLOC_TRIM_THRESHOLD_``, unless the environment sets them; ``--plain`` leaves it alone). By default every tensor
@@ -41,13 +42,13 @@ KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**36), "MALLOC_TRIM_THRESHOLD_": str(2**3
 QUICK_DATES, QUICK_SERIES = (16, 32, 64, 128), (1024, 8192)
 
 
-def process(kernel: str, backend: str, dates: int):
+def process(kernel: str, backend: str, dates: int, device: str = "cpu"):
     """The prior, its latents, and its dates."""
     torch.manual_seed(0)
-    days = torch.sort(torch.rand(dates, dtype=torch.float64) * DAYS * dates).values
-    lengthscale = torch.tensor([30.0, 60.0, 120.0, 240.0], requires_grad=True)
-    odds = torch.full((VARIABLES,), 0.3, requires_grad=True)
-    return TemporalGP(kernel, backend), days, lengthscale, odds
+    days = torch.sort(torch.rand(dates, dtype=torch.float64) * DAYS * dates).values.to(device)
+    lengthscale = torch.tensor([30.0, 60.0, 120.0, 240.0], device=device, requires_grad=True)
+    odds = torch.full((VARIABLES,), 0.3, device=device, requires_grad=True)
+    return TemporalGP(kernel, backend).to(device), days, lengthscale, odds
 
 
 def rank(kernel: str, dates: int) -> int:
@@ -57,19 +58,27 @@ def rank(kernel: str, dates: int) -> int:
         return gp.prior(days, lengthscale, odds).gram.rank
 
 
-def measure(kernel: str, backend: str, dates: int, series: int, repeats: int) -> float:
+def clock(device: str) -> float:
+    """Processor time, or that of the clock when the accelerator has done what it was told."""
+    if device == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def measure(kernel: str, backend: str, dates: int, series: int, repeats: int, device: str = "cpu") -> float:
     """Seconds of one draw and the divergence, with derivatives."""
-    gp, days, lengthscale, odds = process(kernel, backend, dates)
+    gp, days, lengthscale, odds = process(kernel, backend, dates, device)
     shape = (series // VARIABLES, VARIABLES, dates)
-    mean = torch.randn(shape, requires_grad=True)
-    seen = torch.rand(shape) > 0.4
-    log_precision = (0.5 * torch.randn(shape) + 2.0).requires_grad_()
+    mean = torch.randn(shape, device=device, requires_grad=True)
+    seen = torch.rand(shape, device=device) > 0.4
+    log_precision = (0.5 * torch.randn(shape, device=device) + 2.0).requires_grad_()
     best = math.inf
     for repeat in range(max(repeats, 2)):  # the first touches the memory
-        start = time.process_time()
+        start = clock(device)
         posterior = gp.prior(days, lengthscale, odds).condition(mean, torch.where(seen, log_precision.exp(), 0.0))
         (posterior.rsample().square().sum() + posterior.divergence().sum()).backward()
-        best = min(best, time.process_time() - start)
+        best = min(best, clock(device) - start)
         if repeat and best > 20:
             break
     return best
@@ -82,16 +91,19 @@ def gigabytes(backend: str, dates: int, series: int, features: int) -> float:
     return (series * numbers + shared) * 4 / 1e9
 
 
-def isolated(kernel: str, backend: str, dates: int, series: int, repeats: int, threads: int) -> float:
-    """`measure` in a process of its own, in this one's environment."""
-    case = json.dumps([kernel, backend, dates, series, repeats, threads])
+def isolated(kernel: str, backend: str, dates: int, series: int, options: argparse.Namespace) -> float:
+    """`measure` in a process of its own, in this one's environment; in this one on an accelerator."""
+    case = [kernel, backend, dates, series, options.repeats]
+    if options.device != "cpu":
+        return measure(*case, options.device)
+    case = json.dumps([*case, options.threads])
     done = subprocess.run([sys.executable, __file__, "--case", case], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def chosen(kernel: str, dates: int, series: int) -> str:
+def chosen(kernel: str, dates: int, series: int, device: str) -> str:
     """Backend of the default rule, told how many series there are."""
-    gp, days, lengthscale, odds = process(kernel, "auto", dates)
+    gp, days, lengthscale, odds = process(kernel, "auto", dates, device)
     with torch.no_grad():
         name = type(gp.prior(days, lengthscale, odds, series).gram).__name__
     return {"Dense": "dense", "Eigen": "eigen", "StateSpace": "kalman"}[name]
@@ -123,11 +135,11 @@ def table(kernel: str, options: argparse.Namespace) -> dict:
                 if need > options.memory or expected > options.patience:
                     skipped.append(f"{backend} {dates} x {series} ({need:.1f} GB, about {expected:.0f} s)")
                     continue
-                times[backend][dates] = isolated(kernel, backend, dates, series, options.repeats, options.threads)
+                times[backend][dates] = isolated(kernel, backend, dates, series, options)
             found = {b: times[b][dates] for b in backends if dates in times[b]}
             if not found:
                 continue
-            rule, fastest = chosen(kernel, dates, series), min(found, key=found.get)
+            rule, fastest = chosen(kernel, dates, series, options.device), min(found, key=found.get)
             slower = found[rule] / found[fastest] - 1 if rule in found else None
             ratio = {b: found["dense"] / found[b] for b in found} if "dense" in found else {}
             rows[f"{dates}/{series}"] = {
@@ -160,6 +172,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--plain", action="store_true", help="leave the allocator of the cases as it is")
     parser.add_argument("--json", type=Path, default=Path("temporal.json"))
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -174,7 +187,10 @@ def main() -> None:
     options.series = options.series or (QUICK_SERIES if options.quick else SERIES)
     if not options.plain:
         os.environ.update({name: size for name, size in KEEP.items() if name not in os.environ})
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {torch.backends.cpu.get_cpu_capability()}")
+    if options.device == "cpu":
+        print(f"torch {torch.__version__}, {options.threads} thread(s), {torch.backends.cpu.get_cpu_capability()}")
+    else:
+        print(f"torch {torch.__version__}, {torch.cuda.get_device_name(options.device)}")
     print("allocator:", ", ".join(f"{name}={os.environ[name]}" for name in KEEP if name in os.environ) or "as it comes")
     results = {kernel: table(kernel, options) for kernel in options.kernels}
     options.json.write_text(json.dumps(results, indent=1))

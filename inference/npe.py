@@ -59,6 +59,7 @@ def neural_posterior(
     learning_rate: float = 3e-3,
     hide_modality: float = FEW_GAPS["modality"],
     forget: bool = False,
+    cubes: int | None = None,
     progress: bool = True,
 ) -> Run:
     """Train the guide of a run on simulations of its model.
@@ -76,6 +77,7 @@ def neural_posterior(
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden in a series; more of it to translate between them.
         forget: let the posterior of the global latents be their prior first.
+        cubes: draws of forgotten global latents per step; default one for 64 series or for each patch.
         progress: show a progress bar.
 
     Returns:
@@ -83,7 +85,7 @@ def neural_posterior(
 
     Raises:
         CubeError: the cube breaks the data contract.
-        ValueError: no steps, or the cube lacks a modality or channel of the model.
+        ValueError: no steps or no cubes, or the cube lacks a modality or channel of the model.
         FloatingPointError: the loss is not finite; the model is as it was.
     """
     if steps < 1:
@@ -101,8 +103,10 @@ def neural_posterior(
         if isinstance(part, GlobalLatents | NormalLatents | LawTerm):
             part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
-    cubes = (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES) if forget else 1
     count = pixels if data.points else DREAM_PATCHES
+    if cubes is not None and not 1 <= cubes <= count:
+        raise ValueError(f"cubes is {cubes}: give 1 to {count}, one for each point or patch of a step.")
+    cubes = 1 if not forget else cubes or (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES)
     heads = [p for head in model.encoder.skewness_heads() for p in head.parameters()]
     last = max(1, steps // LAST)
     marginals = Phase([{"params": heads, "lr": learning_rate}], last)

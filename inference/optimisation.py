@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -64,11 +65,13 @@ def guarded(objective, *arguments) -> torch.Tensor:
 
 @contextmanager
 def restored(model: PhysicsVAE) -> Iterator[None]:
-    """Afterwards, the same parameters learn as before."""
+    """Afterwards, the same parameters learn as before, and the model is where it was."""
     before = [(p, p.requires_grad) for p in model.parameters()]
+    home = before[0][0].device
     try:
         yield
     finally:
+        model.to(home)
         for p, learns in before:
             p.requires_grad_(learns)
 
@@ -76,6 +79,7 @@ def restored(model: PhysicsVAE) -> Iterator[None]:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Same seed, same numbers: gradients of an indexed tensor are otherwise summed in the order that threads finish."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what the matrix products of CUDA need for it
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic  # whose attribute its types do not know
     fill = memory.fill_uninitialized_memory

@@ -87,7 +87,7 @@ def learn_globals(
     if steps < 10:
         raise ValueError(f"steps is {steps}: give ten at least.")
     validate(cube)
-    model = run.model.cpu().eval()
+    model = run.model.eval()
     data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()})
     batch = data.at(*choose_pixels(pixels, data, seed), model.encoder.radius)
     fabric = Fabric(accelerator="cpu", devices=1)

@@ -112,7 +112,8 @@ def _by_pixel(draws: Sequence[dict[str, Tensor]], sizes: Sequence[int]) -> dict[
     if len(draws) == 1:
         return draws[0]
     counts = torch.tensor(sizes, device=draws[0]["lengthscale"].device)
-    return {site: torch.stack([d[site] for d in draws]).repeat_interleave(counts, 0) for site in draws[0]}
+    count = sum(sizes)  # an accelerator would be waited for to learn it
+    return {s: torch.stack([d[s] for d in draws]).repeat_interleave(counts, 0, output_size=count) for s in draws[0]}
 
 
 def dream(vae: PhysicsVAE, batch: Batch, shared: dict[str, Tensor]) -> tuple[dict[str, Tensor], Batch]:

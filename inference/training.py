@@ -130,7 +130,6 @@ def fit(
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
     first = _resume(folder, run, phases, crew.parts, steps, held, restraint.terms) if folder else 0
-    model.to(fabric.device).train()
     evidence = ChainRuleELBO(model, restraint=restraint if restraint.terms else None)
     elbo = evidence(model.model, model.guide)  # type: ignore[arg-type]  # programs that are no modules
     few_gaps = FEW_GAPS | {"modality": hide_modality}
@@ -153,8 +152,10 @@ def fit(
         return guarded(calibration_loss, model, batch, imagined) / observations, batch
 
     start = time.monotonic() - (run.history["seconds"][-1] if run.history["seconds"] else 0.0)
-    bar = progress_bar(progress and crew.first, "nat per observation")
-    with bar, deterministic(), restored(model):
+    with progress_bar(progress and crew.first, "nat per observation") as bar, deterministic(), restored(model):
+        model.to(fabric.device).train()
+        for phase in phases:
+            phase.load_state_dict(phase.state_dict())  # what was resumed goes where the model is
         task = bar.add_task("fit", total=steps, completed=first, value=math.nan, rate=0.0)
         for step in range(first, steps):
             learns = step < learning
@@ -167,8 +168,7 @@ def fit(
                     guarded(wake, model, data.patches(count, patch_size, pixels, generator).to(fabric.device))
                 crew.share_weights(model)
             model.kl_weight = min(1.0, (step + 1) / (PHASE_IN * learning))
-            # Not before the data are fitted, and then by and by.
-            restraint.share = min(1.0, max(0.0, (step + 1) / (PHASE_IN * learning) - 1.0))
+            restraint.share = min(1.0, max(0.0, (step + 1) / (PHASE_IN * learning) - 1.0))  # by and by, once data fit
             losses, series = [], 0
             for generator in crew.own(seed, step):
                 torch.manual_seed(generator.initial_seed())

@@ -56,7 +56,8 @@ def wake(model: PhysicsVAE, batch: Batch) -> list[str]:
             continue
         mean = model.expected(name, latents, batch, shared, residual=False)[..., footprints, :, :].mean(-3)
         left = torch.where(seen, observed.series(pixels) - mean, torch.nan)
-        left = ((left - left.flatten(0, 1).nanmedian(0).values) / noise).clamp(-FAR, FAR)
+        level = left.flatten(0, 1).cpu().nanmedian(0).values.to(left)  # there the same in every run
+        left = ((left - level) / noise).clamp(-FAR, FAR)
         now, later = _together(left, left), _together(left[:, :-1], left[:, 1:])
         later = (later + later.mT) / 2
         rank, new = modality.residual.rank, modality.residual.transient

@@ -55,6 +55,8 @@ NUGGET = 1e-5
 # Measured by benchmarks/temporal.py, as the share below: dense is no slower up to LEAST_DATES + EVEN / series dates,
 # and eigenfeatures are no faster below SHORT.
 LEAST_DATES, EVEN, SHORT = 14, 512, 16
+# On an accelerator the filter waits for one small operation after another: dense is faster by far while it fits.
+MOST_ENTRIES = 250_000_000  # of its matrices; 10 GB with derivatives
 EIGEN_SHARE = 0.75
 
 
@@ -65,8 +67,9 @@ class TemporalGP(nn.Module):
         kernel: ``"matern32"`` (default: rough enough for mowing, smooth enough for growth), another factor, or sums and
             products of them such as ``"0.7 * matern32 + 0.3 * periodic"``, see `pi_vae.priors.kernels`.
         backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: for Matern kernels and their sums Kalman from
-            14 + 512 / series dates, 16 where `prior` is not told how many series there are; for other kernels
-            eigenfeatures from 16 dates if there are at most three quarters as many as dates; else dense.
+            14 + 512 / series dates, 16 where `prior` is not told how many series there are (on an accelerator where
+            the matrices of all series have more than 250 million entries); for other kernels eigenfeatures from 16
+            dates if there are at most three quarters as many as dates; else dense.
         loss: variance that eigenfeatures may lose on average over the dates, by default no more than the nugget.
 
     Raises:
@@ -132,7 +135,11 @@ class TemporalGP(nn.Module):
         """
         backend = self.backend
         if backend == "auto" and self.kernel.filters is not None:
-            backend = "kalman" if len(dates) >= LEAST_DATES + EVEN / max(series, 1) else "dense"
+            if dates.device.type == "cpu":
+                filtered = len(dates) >= LEAST_DATES + EVEN / max(series, 1)
+            else:
+                filtered = series * len(dates) ** 2 > MOST_ENTRIES
+            backend = "kalman" if filtered else "dense"
         return self._process(backend, dates, lengthscale, static_odds)
 
     def _process(self, backend: str, dates: Tensor, lengthscale: Tensor, static_odds: Tensor) -> GaussianProcess:
