@@ -79,6 +79,9 @@ def test_the_checkpoint_is_brought_up_to_date(build, simulated, tmp_path):
 
 
 def test_wrong_input_is_refused_in_one_sentence(build, simulated):
+    for cubes in (0, 3):
+        with pytest.raises(ValueError, match=f"cubes is {cubes}: give 1 to 2"):
+            neural_posterior(Run(build()), simulated, 1, forget=True, cubes=cubes, device="cpu")
     with pytest.raises(ValueError, match="steps is 0"):
         neural_posterior(Run(build()), simulated, steps=0)
     with pytest.raises(ValueError, match="s1"):
