@@ -25,7 +25,11 @@ from pi_vae.data.occlusion import occlude
 from pi_vae.data.tensors import CubeTensors
 
 aten = torch.ops.aten
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def on_cuda(test):
+    """Run by ``pytest -m gpu``, where there is a device."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
 
 
 class Answers(TorchDispatchMode):
@@ -69,7 +73,7 @@ def case(backend: str):
     return model, cube, data
 
 
-@pytest.mark.parametrize("backend", ["dense", "kalman"])
+@pytest.mark.parametrize("backend", ["dense", pytest.param("kalman", marks=pytest.mark.slow)])
 def test_devices_are_not_mixed(backend):
     model, _, data = case(backend)
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +96,7 @@ def test_devices_are_not_mixed(backend):
     assert [loss.device.type for loss in found] == ["cuda"] * 4
 
 
-@needs_cuda
+@on_cuda
 @pytest.mark.parametrize("backend", ["dense", "eigen", "kalman"])
 def test_processes_have_the_numbers_of_the_processor(backend):
     torch.manual_seed(0)
@@ -116,7 +120,7 @@ def test_processes_have_the_numbers_of_the_processor(backend):
         assert torch.allclose(one, other, rtol=1e-6, atol=1e-8 * float(one.abs().max()))
 
 
-@needs_cuda
+@on_cuda
 @pytest.mark.filterwarnings("default:.*deterministic implementation")
 def test_a_fit_on_the_accelerator_goes_on_and_its_run_is_asked_on_the_processor(tmp_path, monkeypatch):
     model, cube, _ = case("auto")
