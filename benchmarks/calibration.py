@@ -1,7 +1,7 @@
 """Do intervals hold what they promise? Cubes drawn from the prior with the dates and clouds of real ones.
 
     python benchmarks/calibration.py [--pattern swiss|treesat] [--data ../shared/data] [--points 1200] [--draws 200]
-        [--simulations 1600] [--series 256] [--rows many fit ...] [--steps 400] [--rounds 2] [--learned 64]
+        [--simulations 1600] [--more 0] [--series 256] [--rows many fit ...] [--steps 400] [--rounds 2] [--learned 64]
         [--moves 300] [--refined 40] [--chains 20] [--nuts 20] [--weights guide.pt] [--device cpu]
         [--json calibration.json]
 
@@ -15,6 +15,7 @@ many
     every point a cube of its own, whose global latents are drawn anew as simulation-based calibration asks for, and a
     guide for all of them: ``neural_posterior(..., forget=True)``, no fit. By default this row alone. ``--weights``
     keeps that guide in a file, or takes it from there if the file exists, to judge it anew (another ``--seed``).
+    ``--more 400`` teaches it on for so many steps, with other random numbers and a schedule of their own.
 
 The other rows have one cube, all of whose points share one draw of the global latents, and a model that is fitted to
 it. What they say holds for that draw: where the global latents are found with some error, all points have it.
@@ -141,13 +142,17 @@ def alternate(run: Run, cube: xr.DataTree, args: argparse.Namespace, learning: d
 
 
 def guide(run: Run, cube: xr.DataTree, args: argparse.Namespace, learning: dict) -> None:
-    """A guide for any cube, learnt or taken from a file."""
-    if args.weights and args.weights.exists():
+    """A guide for any cube, learnt or taken from a file, and taught on where that is asked for."""
+    taken = args.weights and args.weights.exists()
+    learning = learning | {"forget": True, "cubes": args.cubes}
+    if taken:
         run.model.load_state_dict(torch.load(args.weights, weights_only=True))
         run.model.eval()
-        return
-    neural_posterior(run, cube, args.simulations, forget=True, cubes=args.cubes, **learning)
-    if args.weights:
+    else:
+        neural_posterior(run, cube, args.simulations, **learning)
+    if args.more:
+        neural_posterior(run, cube, args.more, **learning | {"seed": args.seed + 1, "learning_rate": 3e-3})
+    if args.weights and (args.more or not taken):
         torch.save(run.model.state_dict(), args.weights)
 
 
@@ -244,6 +249,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--nuts", type=int, default=0, help="points to compare with NUTS")
     parser.add_argument("--weights", type=Path, help="of the guide for any cube")
+    parser.add_argument("--more", type=int, default=0, help="steps by which the guide for any cube is taught on")
     parser.add_argument("--cubes", type=int, help="a step, that many's series come from; default one for 64 series")
     parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--rows", nargs="*", choices=ROWS, default=["many"])
