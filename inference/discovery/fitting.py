@@ -96,7 +96,7 @@ def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows:
     def misfit(theta: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
             value = np.asarray(compiled(*columns, *theta), dtype=float)
-        value = root * ((value.mean(0) if value.ndim == 2 else value) - rows.y)
+            value = root * ((value.mean(0) if value.ndim == 2 else value) - rows.y)
         return np.where(np.isfinite(value), np.clip(value, -wall, wall), wall)
 
     first = np.array([start[k] for k in keys])
@@ -108,8 +108,9 @@ def refit(form: sympy.Expr, start: dict[str, float], names: Sequence[str], rows:
 
 
 def values_of_draws(form: sympy.Expr, values: dict[str, float], names: Sequence[str], x: np.ndarray) -> np.ndarray:
-    """Mean over draws of a form at inputs `[draw, row, input]`; `[row]`."""
-    return of_draws(form, values, names, x).mean(0)
+    """Mean over draws of a form at inputs `[draw, row, input]`; `[row]`, not finite where the form is not defined."""
+    with np.errstate(all="ignore"):
+        return of_draws(form, values, names, x).mean(0)
 
 
 def skill(fitted: Fitted, names: Sequence[str], rows: Rows, level: float) -> float:

@@ -11,9 +11,10 @@ import sympy
 import xarray as xr
 
 from inference.discovery import Budget, Law, Laws, Template, discover, read_table
+from inference.discovery.constants import slopes_of_draws
 from inference.discovery.engines import load_engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
-from inference.discovery.fitting import Rows, pareto_front, refit
+from inference.discovery.fitting import Rows, pareto_front, refit, values_of_draws
 from inference.discovery.null import permute, split
 from pi_vae.law import parse
 
@@ -319,6 +320,18 @@ def test_weighted_least_squares_is_that_of_the_normal_equations() -> None:
 
 
 # What goes in and out
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_a_form_is_not_defined_nothing_is_said() -> None:
+    draws = np.random.default_rng(0).uniform(1.0, 2.0, (2, 20, 1))
+    draws[:, 3, 0] = 0.0, -0.0  # an infinity of either sign
+    form, start = parse("c0/x", ["c0", "x"]), {"c0": 2.0}
+    rows = Rows(draws.mean(0), 3.0 / draws.mean(0)[:, 0].clip(0.1), np.ones(20), draws)
+    assert refit(form, start, ["x"], rows)["c0"] == pytest.approx(3.0, rel=0.1)
+    value = values_of_draws(form, start, ["x"], draws)
+    assert np.isnan(value[3]) and np.isfinite(np.delete(value, 3)).all()
+    assert np.isnan(slopes_of_draws(form, start, ["x"], draws).mean(0)[3, 0])
 
 
 def test_laws_survive_json(laws: Laws, tmp_path) -> None:
