@@ -60,7 +60,7 @@ def distil(
             ``withheld`` are not used.
         steps: optimisation steps.
         seed: of everything random.
-        device: to train on, ``"auto"``, ``"cpu"``, ``"cuda"``, ...; afterwards the model is where it was.
+        device: to train on, ``"auto"``, ``"cpu"``, ``"cuda"``, ...; afterwards the model is on the processor.
         patches, patch_size, pixels: as for `inference.fit`.
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden in a patch.

@@ -71,7 +71,7 @@ def neural_posterior(
             texture of patches, not at all for points.
         steps: optimisation steps; a tenth more follow, of the skewness alone.
         seed: of everything random.
-        device: to train on, ``"auto"``, ``"cpu"``, ``"cuda"``, ...; afterwards the model is where it was.
+        device: to train on, ``"auto"``, ``"cpu"``, ``"cuda"``, ...; afterwards the model is on the processor.
         patch_size: side of a simulated patch in pixels; points are simulated one by one.
         pixels: simulated series per step.
         learning_rate: peak step size of Adam.

@@ -65,13 +65,12 @@ def guarded(objective, *arguments) -> torch.Tensor:
 
 @contextmanager
 def restored(model: PhysicsVAE) -> Iterator[None]:
-    """Afterwards, the same parameters learn as before, and the model is where it was."""
+    """Afterwards the same parameters learn as before, and the model is on the processor, where posteriors are drawn."""
     before = [(p, p.requires_grad) for p in model.parameters()]
-    home = before[0][0].device
     try:
         yield
     finally:
-        model.to(home)
+        model.cpu()
         for p, learns in before:
             p.requires_grad_(learns)
 

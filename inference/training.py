@@ -88,7 +88,7 @@ def fit(
             stays on disk, where its chunks should not be much larger than patches (`pi_vae.data.scene`).
         steps: optimisation steps.
         seed: of everything random.
-        device: to train on, ``"auto"``, ``"cpu"``, ``"cuda"``, ...; afterwards the model is where it was.
+        device: to train on, ``"auto"``, ``"cpu"``, ``"cuda"``, ...; afterwards the model is on the processor.
         checkpoint: folder for checkpoints; a fit found there is resumed.
         patches: patches per step.
         patch_size: side of a patch in pixels.
