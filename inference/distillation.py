@@ -22,10 +22,9 @@ import time
 
 import torch
 import xarray as xr
-from lightning_fabric import Fabric
 
 from inference.holdout import LOOKS, Holdout
-from inference.optimisation import Phase, guarded, progress_bar, restored
+from inference.optimisation import Phase, guarded, progress_bar, restored, started
 from inference.sleep import FEW_GAPS
 from inference.training import Run, keep_weights
 from pi_vae import PhysicsVAE
@@ -86,7 +85,7 @@ def distil(
     data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
     held = Holdout(data, holdout, model, hide_modality=1.0, seed=seed) if holdout else None
     data = held.data if held else data
-    fabric = Fabric(accelerator=device, devices=1)
+    fabric = started(device, devices=1)
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)
     before = {name: value.clone() for name, value in model.state_dict().items()}

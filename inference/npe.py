@@ -31,9 +31,8 @@ import time
 
 import torch
 import xarray as xr
-from lightning_fabric import Fabric
 
-from inference.optimisation import Phase, guarded, progress_bar, restored
+from inference.optimisation import Phase, guarded, progress_bar, restored, started
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, marginal_loss, recovery_loss
 from inference.training import Run, keep_weights
 from pi_vae.data import validate
@@ -93,7 +92,7 @@ def neural_posterior(
     validate(cube)
     model = run.model
     data = open_tensors(cube, {name: m.channels for name, m in model.modalities.items()}).without_empty_dates()
-    fabric = Fabric(accelerator=device, devices=1)
+    fabric = started(device, devices=1)
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)
     if forget:
@@ -104,8 +103,8 @@ def neural_posterior(
             part.forget()
     phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
     count = pixels if data.points else DREAM_PATCHES
-    if cubes is not None and not 1 <= cubes <= count:
-        raise ValueError(f"cubes is {cubes}: give 1 to {count}, one for each point or patch of a step.")
+    if cubes is not None and not (forget and 1 <= cubes <= count):
+        raise ValueError(f"cubes is {cubes}: give 1 to {count}, the points or patches of a step, with forget=True.")
     cubes = 1 if not forget else cubes or (max(1, pixels // TOGETHER) if data.points else DREAM_PATCHES)
     heads = [p for head in model.encoder.skewness_heads() for p in head.parameters()]
     last = max(1, steps // LAST)

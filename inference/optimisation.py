@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pi_vae import PhysicsVAE
 
-__all__ = ["Phase", "deterministic", "guarded", "progress_bar", "restored"]
+__all__ = ["Phase", "deterministic", "guarded", "progress_bar", "restored", "started"]
 
 
 class Phase:
@@ -52,6 +52,21 @@ class Phase:
     def load_state_dict(self, state: dict) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+
+
+def started(device: str, **options: Any) -> Fabric:
+    """Lightning Fabric on a device.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        return Fabric(accelerator=device, **options)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).split(". ")[0].rstrip(".!")
+        raise ValueError(
+            f"device is {device!r}, which does not work here ({reason}): give 'cpu', or 'auto' for the best there is."
+        ) from error
 
 
 def guarded(objective, *arguments) -> torch.Tensor:

@@ -17,8 +17,9 @@ from typing import cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
+
+from inference.optimisation import started
 
 __all__ = ["Processes"]
 
@@ -46,7 +47,7 @@ class Processes:
         if self.parts < 1 or self.parts % count:
             raise ValueError(f"parts is {parts}, and there are {count} process(es): give a multiple of that.")
         strategy = "ddp" if count > 1 else "auto"
-        self.fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy=strategy)
+        self.fabric = started(device, devices=here, num_nodes=count // here, strategy=strategy)
         self.fabric.launch()
         self.first = self.fabric.is_global_zero
 

@@ -23,6 +23,7 @@ from pi_vae import Optical, PhysicsVAE, Radar, TemporalGP
 from pi_vae.data import pattern, simulate
 from pi_vae.data.occlusion import occlude
 from pi_vae.data.tensors import CubeTensors
+from pi_vae.priors import temporal
 
 aten = torch.ops.aten
 
@@ -94,6 +95,17 @@ def test_devices_are_not_mixed(backend):
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
     assert [loss.device.type for loss in found] == ["cuda"] * 4
+
+
+def test_processes_are_dense_while_they_fit(monkeypatch):
+    gp, found = TemporalGP(), []
+    monkeypatch.setattr(gp, "_process", lambda backend, *_: found.append(backend))
+    with FakeTensorMode():
+        dates, vector = torch.arange(20.0, device="cuda"), torch.ones(2, device="cuda")
+        for memory in (2 * 40 * 1000 * 20**2, 2 * 40 * 1000 * 20**2 - 2):
+            monkeypatch.setattr(temporal, "_memory", lambda device, memory=memory: memory)
+            gp.prior(dates, vector, vector, series=1000)
+    assert found == ["dense", "kalman"] and temporal._memory(torch.device("xpu")) == temporal.MEMORY
 
 
 @on_cuda

@@ -56,7 +56,7 @@ NUGGET = 1e-5
 # and eigenfeatures are no faster below SHORT.
 LEAST_DATES, EVEN, SHORT = 14, 512, 16
 # On an accelerator the filter waits for one small operation after another: dense is faster by far while it fits.
-MOST_ENTRIES = 250_000_000  # of its matrices; 10 GB with derivatives
+ENTRY, MEMORY = 40, 2**34  # bytes of an entry of dense matrices with derivatives, and of a device that does not tell
 EIGEN_SHARE = 0.75
 
 
@@ -68,7 +68,7 @@ class TemporalGP(nn.Module):
             products of them such as ``"0.7 * matern32 + 0.3 * periodic"``, see `pi_vae.priors.kernels`.
         backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: for Matern kernels and their sums Kalman from
             14 + 512 / series dates, 16 where `prior` is not told how many series there are (on an accelerator where
-            the matrices of all series have more than 250 million entries); for other kernels eigenfeatures from 16
+            the matrices of all series would take half of its memory); for other kernels eigenfeatures from 16
             dates if there are at most three quarters as many as dates; else dense.
         loss: variance that eigenfeatures may lose on average over the dates, by default no more than the nugget.
 
@@ -138,7 +138,7 @@ class TemporalGP(nn.Module):
             if dates.device.type == "cpu":
                 filtered = len(dates) >= LEAST_DATES + EVEN / max(series, 1)
             else:
-                filtered = series * len(dates) ** 2 > MOST_ENTRIES
+                filtered = ENTRY * series * len(dates) ** 2 > _memory(dates.device) / 2
             backend = "kalman" if filtered else "dense"
         return self._process(backend, dates, lengthscale, static_odds)
 
@@ -162,6 +162,12 @@ class TemporalGP(nn.Module):
                 return gram
         # Factorised in float64: T x T per variable is small beside everything that is done per pixel.
         return Dense(torch.linalg.cholesky(covariance + NUGGET * _identity(covariance)).to(dtype))
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of an accelerator."""
+    known = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_properties(device).total_memory if known else MEMORY
 
 
 @dataclass

@@ -82,6 +82,10 @@ def test_wrong_input_is_refused_in_one_sentence(build, simulated):
     for cubes in (0, 3):
         with pytest.raises(ValueError, match=f"cubes is {cubes}: give 1 to 2"):
             neural_posterior(Run(build()), simulated, 1, forget=True, cubes=cubes, device="cpu")
+    with pytest.raises(ValueError, match="with forget=True"):
+        neural_posterior(Run(build()), simulated, 1, cubes=1, device="cpu")
+    with pytest.raises(ValueError, match="device is 'abacus'.*give 'cpu'"):
+        neural_posterior(Run(build()), simulated, 1, device="abacus")
     with pytest.raises(ValueError, match="steps is 0"):
         neural_posterior(Run(build()), simulated, steps=0)
     with pytest.raises(ValueError, match="s1"):
