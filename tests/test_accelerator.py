@@ -105,7 +105,7 @@ def test_processes_are_dense_while_they_fit(monkeypatch):
         for memory in (2 * 40 * 1000 * 20**2, 2 * 40 * 1000 * 20**2 - 2):
             monkeypatch.setattr(temporal, "_memory", lambda device, memory=memory: memory)
             gp.prior(dates, vector, vector, series=1000)
-    assert found == ["dense", "kalman"] and temporal._memory(torch.device("xpu")) == temporal.MEMORY
+    assert found == ["dense", "kalman"]
 
 
 @on_cuda
