@@ -29,19 +29,21 @@ CENTER = float((_WEIGHTS * np.sqrt(1 + _NODES**2)).sum() / _WEIGHTS.sum())  # m
 
 def bend(scores: Tensor, skewness: Tensor) -> Tensor:
     """Skewed values of mean 0 and variance 1 of standard normal scores; of a shape that broadcasts."""
-    shift, scale = _standard(skewness)
-    return (torch.sinh(torch.asinh(scores) + skewness) - shift) / scale
+    # sinh(arsinh x + e) = x cosh e + sqrt(1 + x^2) sinh e: a root is several times as fast as the two functions
+    slope = torch.sinh(skewness)
+    bent = scores * torch.cosh(skewness) + ((1 + scores.square()).sqrt() - CENTER) * slope
+    return bent / _scale(slope)
 
 
 def straighten(values: Tensor, skewness: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse of `bend`: the scores, and the log derivative of a score by its value."""
-    shift, scale = _standard(skewness)
-    raw = scale * values + shift
-    angle = torch.asinh(raw) - skewness
-    return torch.sinh(angle), torch.log(scale * torch.cosh(angle)) - 0.5 * torch.log1p(raw.square())
+    slope, growth = torch.sinh(skewness), torch.cosh(skewness)
+    scale = _scale(slope)
+    raw = scale * values + CENTER * slope
+    root = (1 + raw.square()).sqrt()
+    return raw * growth - root * slope, torch.log(scale * (growth - slope * raw / root))
 
 
-def _standard(skewness: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the transformation as it stands in the literature."""
-    slope = torch.sinh(skewness)
-    return CENTER * slope, (1 + (3 - CENTER**2) * slope.square()).sqrt()
+def _scale(slope: Tensor) -> Tensor:
+    """Standard deviation of the transformation as it stands in the literature; ``slope`` is sinh of the skewness."""
+    return (1 + (3 - CENTER**2) * slope.square()).sqrt()
