@@ -31,8 +31,9 @@ withheld
 
 Rows: ``ours``, a fit followed by `learn_globals` and `neural_posterior`; ``fit``, the fit alone; ``+ term``, a fit
 with one of the terms of `inference.terms`; ``all terms``, and ``- term`` without one of them; ``control``, which has
-to fail: a wide residual, no term, no sensor ever hidden; ``physics``, as ``ours`` without residual; and the peers of
-``residuals_peers.py`` (one needs ``multivae``). Variables of peers without physics are what ridge regression on
+to fail: a wide residual, no term, no sensor ever hidden; ``physics``, as ``ours`` without residual; the peers of
+``residuals_peers.py`` (one needs ``multivae``); and the bounds of ``residuals_bounds.py``, which are told what nobody
+knows, for what there is of the plant to be found. Variables of peers without physics are what ridge regression on
 their shared latents finds of the truth, in points that were left out: they are told the answer for the others.
 """
 
@@ -46,6 +47,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from residuals_bounds import BOUNDS, bound, share
 from residuals_peers import PEERS, peer
 from residuals_plant import Planted, planted, points
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -67,8 +69,9 @@ from pi_vae.data.tensors import CubeTensors
 from pi_vae.physics import compile_kernels
 from pi_vae.residual import Residual
 
-MAIN = ("ours", "fit", "control", "physics", *PEERS)
+MAIN = ("ours", "fit", "control", "physics", *PEERS, *BOUNDS)
 WITHHELD = 0.1
+JUDGED = 500  # points of a bound, not among those it learns from
 WIDE = {"s2": 0.3, "s1": 10.0}  # loadings of the control, in the units of the likelihood
 HEAD = (
     f"{'':24}{'bias':>22}{'90 %':>18}{'rmse':>7}{'plant':>14}{'probe':>7}{'told':>7}{'HSIC':>7}{'energy %':>14}"
@@ -164,12 +167,7 @@ def recovered(found: np.ndarray, pixels: np.ndarray, case: Planted, name: str) -
     if not np.abs(effect).max():
         return None
     seen = (node.valid & ~node.withheld).transpose("time", "point").values[:, pixels][:, None]
-    weight = np.broadcast_to(seen, found.shape) / case.noise[name][None, :, None] ** 2
-
-    def centred(values: np.ndarray) -> np.ndarray:
-        return values - (weight * values).sum((0, 2), keepdims=True) / weight.sum((0, 2), keepdims=True)
-
-    return float(1 - (weight * centred(found - effect) ** 2).sum() / (weight * centred(effect) ** 2).sum())
+    return share(found, effect, np.broadcast_to(seen, found.shape), case.noise[name])
 
 
 def told(residual: dict[str, np.ndarray], yearly: dict[str, np.ndarray]) -> float:
@@ -215,6 +213,15 @@ def judge_peer(name: str, case: Planted, options: argparse.Namespace) -> dict:
     return row
 
 
+def judge_bound(name: str, level: float, options: argparse.Namespace) -> dict[str, float]:
+    """What is there to be found of effects of a level, in the same world as those of the other rows."""
+    torch.manual_seed(options.seed)
+    empty = points(JUDGED + options.taught, options.optical_days, options.radar_days, 0.3, options.seed + 1)
+    model = build("physics")
+    case = planted(model, empty, level, options.seed)
+    return bound(name, model, case, JUDGED, options.peer_steps, options.seed)
+
+
 def cost(case: Planted, options: argparse.Namespace, repeats: int = 5) -> dict[str, float]:
     """Processor time of a loss and its derivatives with some terms, over that without any; the best of some repeats."""
     torch.manual_seed(options.seed)
@@ -248,9 +255,9 @@ def show(label: str, row: dict) -> None:
         return f"{'-' if value is None else format(value, f'.{digits}f'):>7}"
 
     held = list(row.get("coverage", {}).values())
-    cells = f"{label:24}{row['worst']:>16}{row['bias'][row['worst']]:6.2f}"
+    cells = f"{label:24}" + (f"{row['worst']:>16}{row['bias'][row['worst']]:6.2f}" if "bias" in row else f"{'-':>22}")
     cells += f"{np.mean(held):7.2f} {min(held):5.2f}-{max(held):4.2f}" if held else f"{'-':>18}"
-    cells += f"{np.mean(list(row['rmse'].values())):7.2f}{two('plant', 7)}"
+    cells += one(np.mean(list(row["rmse"].values())) if "rmse" in row else None) + two("plant", 7)
     cells += one(max(row["probe"].values()) if "probe" in row else None) + one(row.get("told"))
     cells += one(min(row["p_value"].values()) if "p_value" in row else None, 3)
     print(f"{cells}{two('energy', 7, 1, 100.0)}{two('withheld', 6)}   {row['seconds']:.0f} s", flush=True)
@@ -269,6 +276,7 @@ def main() -> None:
     parser.add_argument("--learned", type=int, default=64, help="points with such a chain")
     parser.add_argument("--simulations", type=int, default=700, help="steps on simulations")
     parser.add_argument("--peer-steps", type=int, default=2000)
+    parser.add_argument("--taught", type=int, default=6000, help="points that a bound learns from")
     parser.add_argument("--pixels", type=int, default=64, help="series a step")
     parser.add_argument("--judged", type=int, default=200, help="points")
     parser.add_argument("--draws", type=int, default=100)
@@ -295,7 +303,11 @@ def main() -> None:
         print(f"\nplanted at {level:g} times the noise\n{HEAD}", flush=True)
         for name in rows:
             start = time.perf_counter()
-            if name in PEERS:
+            if name in BOUNDS and not level:
+                continue
+            if name in BOUNDS:
+                row = {"plant": judge_bound(name, level, options), "seconds": time.perf_counter() - start}
+            elif name in PEERS:
                 row = judge_peer(name, case, options) | {"seconds": time.perf_counter() - start}
             else:
                 run = trained(name, case, options)

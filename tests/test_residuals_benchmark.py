@@ -63,3 +63,15 @@ def test_neighbours_go_together_in_a_smooth_image_alone(modules):
     smooth = np.cumsum(rng.normal(size=(20, 20, 3)), 1).reshape(400, 3)
     assert real.neighbours(smooth, (row, column)) > 0.8
     assert abs(real.neighbours(rng.normal(size=(400, 3)), (row, column))) < 0.15
+
+
+def test_who_knows_more_of_a_plant_finds_more_of_it(modules):
+    residuals, plant, _ = modules
+    from residuals_bounds import bound
+
+    model = residuals.build("physics")
+    case = plant.planted(model, plant.points(260, 40, 40, 0.2, 0), 1.0, 0)
+    oracle = bound("oracle", model, case, judged=60, steps=1, seed=0)
+    taught = bound("supervised", model, case, judged=60, steps=60, seed=0)
+    assert 0.2 < oracle["s2"] < 0.95 and 0.2 < oracle["s1"] < 0.95
+    assert all(taught[m] < oracle[m] for m in oracle) and max(taught.values()) > 0.02
