@@ -146,7 +146,8 @@ def judge(run: Run, case: Planted, options: argparse.Namespace) -> dict:
     yearly = {n: known[n].mean("time").values if "time" in known[n].dims else known[n].values for n in names}
     if all(m.residual is not None for m in run.model.modalities.values()):
         said = {m: drawn[f"residual_{m}"].mean(("chain", "draw")) for m in case.effect}
-        row["plant"] = {m: recovered(on_dates(said[m], case, m), drawn["pixel_row"].values, case, m) for m in case.effect}
+        pixel = drawn["pixel_row"].values
+        row["plant"] = {m: recovered(on_dates(said[m], case, m), pixel, case, m) for m in case.effect}
         row["told"] = told({m: s.mean("time").values for m, s in said.items()}, yearly)
         table = independence(run, case.cube, seed=options.seed)
         row["probe"] = {k: float(table[k].max()) for k in ("linear", "nonlinear")}

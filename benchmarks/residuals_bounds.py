@@ -5,9 +5,9 @@ supervised
     of the same world: what physics and effects leave undecided, it cannot decide either;
 oracle
     for each modality the mean of the effect given the series, the true physical variables and global latents, and
-    mean and covariance of the effects over those points; under Student's noise by a few rounds of weights (Lange, Little
-    & Taylor 1989, Journal of the American Statistical Association 84, 881). No method that has to find the physics too
-    should come close.
+    mean and covariance of the effects over those points; under Student's noise by a few rounds of weights (Lange,
+    Little & Taylor 1989, Journal of the American Statistical Association 84, 881). No method that has to find the
+    physics too should come close.
 
 Both are judged on points of their own, as rows of ``residuals.py``.
 """
