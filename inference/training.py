@@ -21,7 +21,7 @@ from inference.optimisation import Phase, deterministic, guarded, progress_bar, 
 from inference.processes import Processes
 from inference.sleep import DREAM_PATCHES, DREAM_SIZE, FEW_GAPS, calibration_loss
 from inference.terms import Restraint
-from inference.waking import wake
+from inference.waking import hold, wake
 from pi_vae import PhysicsVAE, __version__
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch
@@ -127,6 +127,7 @@ def fit(
     crew.share_weights(model)
     run = Run(model, seed=seed, folder=folder)
     learning = steps - int(CALIBRATION * steps)
+    begins = int(PHASE_IN * learning)  # step at which residuals do
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
     first = _resume(folder, run, phases, crew.parts, steps, held, restraint.terms) if folder else 0
@@ -161,7 +162,7 @@ def fit(
             learns = step < learning
             phase = phases[not learns]
             phase.enter(model)
-            if step == int(PHASE_IN * learning):
+            if step == begins:
                 if crew.first:
                     generator = crew.own(seed, step)[0]
                     torch.manual_seed(generator.initial_seed())
@@ -186,6 +187,8 @@ def fit(
                     + not_finite(model, batch)
                 )
             crew.sum_gradients(phase.parameters)
+            if step < begins:
+                hold(model)
             phase.step()
             if held and learns and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):
                 held.look(model.eval())
@@ -358,13 +361,7 @@ def _read(path: Path) -> dict:
 
 
 def _resume(
-    folder: Path,
-    run: Run,
-    phases: list[Phase],
-    parts: int,
-    steps: int,
-    held: Holdout | None,
-    terms: tuple[str, ...],
+    folder: Path, run: Run, phases: list[Phase], parts: int, steps: int, held: Holdout | None, terms: tuple[str, ...]
 ) -> int:
     path = folder / CHECKPOINT
     if not path.exists():

@@ -1,10 +1,12 @@
 r"""How an exclusive residual that contributes nothing begins to: by what physics leaves over.
 
 At zero loadings nothing pulls at the reader of a residual, and with nothing read nothing pulls at the loadings: a
-saddle of the ELBO, where short fits stay. When the divergence from the prior is phased in and physics has had its time,
-the loadings of a silent residual therefore begin at what factor analysis finds in :math:`e_t = y_t - g(z_t)`, in units
-of the noise and for one draw of the physical variables, or at half of it where it lasts and physics may be about to
-learn it,
+saddle of the ELBO, where short fits stay. Those that leave it while the divergence from the prior is phased in take,
+cheaply, what physics would have said: on a few hundred real series an offset that all pixels share ended there, and was
+missing wherever the sensor was not seen. So a residual that contributes nothing is kept silent at first (`hold`). When
+the divergence counts in full and physics has had its time, the loadings of a silent residual begin (`wake`) at what
+factor analysis finds in :math:`e_t = y_t - g(z_t)`, in units of the noise and for one draw of the physical variables,
+or at half of it where it lasts and physics may be about to learn it,
 
 .. math:: W_{lasting} W_{lasting}^\top \approx \mathrm{cov}(e_t, e_{t+1}), \qquad
           W_{new} W_{new}^\top + \sigma^2 I \approx \mathrm{cov}(e_t) - \mathrm{cov}(e_t, e_{t+1}),
@@ -21,11 +23,19 @@ from torch import Tensor
 from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch
 
-__all__ = ["wake"]
+__all__ = ["hold", "wake"]
 
 SILENT = 0.2  # of the noise
 SHARE = 0.5  # of what lasts, as physics may be about to learn it
 FAR = 4.0  # noise standard deviations; what is beyond says no more
+
+
+def hold(model: PhysicsVAE) -> None:
+    """Let residuals that contribute nothing stay so in this step: their loadings get no derivatives."""
+    for modality in model.modalities.values():
+        if modality.residual is not None and not modality.residual.loading.loc.any():
+            for parameter in modality.residual.loading.parameters():
+                parameter.grad = None
 
 
 @torch.no_grad()

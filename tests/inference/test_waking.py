@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference import fit
-from inference.waking import _factors, _together, wake
+from inference.waking import _factors, _together, hold, wake
 from pi_vae import Optical, PhysicsVAE, Radar
 from pi_vae.data import complete, pattern, simulate
 from pi_vae.data.tensors import CubeTensors
@@ -79,3 +79,17 @@ def test_what_is_there_wakes_in_a_short_fit_and_what_is_not_falls_silent(planted
     part = run.model.modalities["s1"]
     strength = float(part.residual.strength[0] / part.noise.median.mean())
     assert strength > 0.5 if planted else strength < 0.1
+
+
+def test_nothing_silent_begins_before_physics_has_had_its_time(cube) -> None:
+    torch.manual_seed(0)
+    model = PhysicsVAE({"s1": Radar(residual=1), "s2": Optical(residual=1)}, width=16, layers=1)
+    loud = model.modalities["s2"].residual.loading.loc
+    with torch.no_grad():
+        loud.fill_(0.1)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    hold(model)
+    held = [n for n, p in model.named_parameters() if p.grad is None]
+    silent = model.modalities["s1"].residual.loading
+    assert len(held) == len(list(silent.parameters())) and all("s1" in n and "loading" in n for n in held)
