@@ -14,8 +14,9 @@ for Student's noise is a scale mixture of normal ones. With :math:`q(z)` as the 
           P = S^{-1} + \sum_{tc} \frac{E\,\omega_{tc}}{\sigma_c^2} L_c L_c^\top, \qquad
           b = \sum_{tc} \frac{E\,\omega_{tc}}{\sigma_c^2} L_c\, e_{tc},
 
-a few rounds of which converge: by a Kalman filter on a processor, from 20 dates on, where processes have a Markov state
-(`inference.exclusive_filter`), else dense. The encoder has to learn this map; here it is exact up to the noise's tails,
+(with a common course, `r` and `e` less what it says), a few rounds of which converge: by a Kalman filter on a
+processor, from 20 dates on, where processes have a Markov state (`inference.exclusive_filter`), else dense. The encoder
+has to learn this map; here it is exact up to the noise's tails,
 for any pattern of gaps, and what physics did not reach at a date it saw is carried over to its neighbours in time.
 """
 
@@ -58,19 +59,23 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
         Draws of the same shape.
     """
     priors = model.priors(batch.dates, shared)
+    common = model.common(batch.dates, shared)
     residual = dict(latents.residual)
     for name, process in latents.residual.items():
         part, observed = model.modalities[name].residual, batch.modalities.get(name)
         coarse = observed is not None and observed.factor != 1
         if part is None or part.network is not None or part.reach is not None or coarse:
             continue
+        mean = common.get(f"residual_{name}", process.new_zeros(()))
         if observed is None:
             factor, noise = _factor(priors[f"residual_{name}"], process), standard_normal(process.shape, -3, process)
-            residual[name] = torch.einsum("kts,...ks->...kt", factor, noise)
+            residual[name] = mean + torch.einsum("kts,...ks->...kt", factor, noise)
             continue
         left = observed.series(batch.pixels) - model.expected(name, latents, batch, shared, residual=False)
         seen = observed.scored(batch.pixels)
         loading = shared[f"{name}_relevance"] * shared[f"{name}_loading"]
+        if mean.dim():
+            left = left - (loading @ mean[:, observed.index]).mT
         noise, freedom = shared[f"{name}_noise"], model.modalities[name].degrees_of_freedom
         course = _filterable(part.temporal, batch.dates, shared[f"{name}_lengthscale"], shared[f"{name}_static_odds"])
         if course is not None:
@@ -79,7 +84,7 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
             before = course.leave(course.simulate(*process.shape[:2]), process.shape[:2])
             white = standard_normal((*left.shape[:1], *left.shape[2:], left.shape[1]), -1, left).movedim(-1, 1)
             given = left, seen.expand(left.shape[1:]), white, before, loading, noise, freedom
-            residual[name] = filtered(*given, course, observed.index, ROUNDS)
+            residual[name] = mean + filtered(*given, course, observed.index, ROUNDS)
             continue
         factor = _factor(priors[f"residual_{name}"], process)
         white = standard_normal((process.shape[1], process.shape[0], process[0, 0].numel()), -3, process)
@@ -88,7 +93,7 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
             _drawn(e, s, w, loading, noise, freedom, factor, observed.index)
             for e, s, w in zip(left.split(size, 1), seen.split(size), white.split(size), strict=True)
         ]
-        residual[name] = torch.cat(parts, 1)
+        residual[name] = mean + torch.cat(parts, 1)
     return dataclasses.replace(latents, residual=residual)
 
 

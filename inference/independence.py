@@ -153,7 +153,7 @@ def _samples(model, data: CubeTensors, rows, columns, names, shared) -> dict[str
         batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
         posterior = model.posterior(model.encode(batch), batch.dates, shared)
         latents = model.latents(posterior.rsample((DRAWS,)), batch.dates, shared)
-        priors = model.priors(batch.dates, shared)
+        priors, common = model.priors(batch.dates, shared), model.common(batch.dates, shared)
         for name in names:
             observed = batch.modalities[name]
             mask = observed.mask(batch.pixels)
@@ -164,10 +164,9 @@ def _samples(model, data: CubeTensors, rows, columns, names, shared) -> dict[str
             keep.setdefault("physical", []).append(_physical(latents, date).transpose(0, 1))
             physics = model.expected(name, latents, batch, shared, residual=False)
             found = model.residual(name, latents, shared)[..., observed.index, :]
-            fresh = Latents(
-                latents.dynamic, latents.static, {name: priors[f"residual_{name}"].expand(found.shape[:2]).sample()}
-            )
-            drawn = model.residual(name, fresh, shared)[..., observed.index, :]
+            fresh = priors[site := f"residual_{name}"].expand(found.shape[:2]).sample() + common.get(site, 0.0)
+            other = Latents(latents.dynamic, latents.static, {name: fresh})
+            drawn = model.residual(name, other, shared)[..., observed.index, :]
             values, scored = observed.series(batch.pixels), observed.scored(batch.pixels)
             keep.setdefault("values", []).append(torch.where(scored, values, torch.nan).flatten(0, 1))
             keep.setdefault("power", []).append(torch.where(scored, found.square().mean(0), torch.nan).flatten(0, 1))

@@ -206,7 +206,9 @@ def _global_labels(model, site: str) -> tuple[dict[str, Any], dict[str, str]]:
     if site in ("lengthscale", "static_odds"):
         return {"variable": list(model.dynamic)}, attrs
     if site == "course":
-        return {"variable": list(model.dynamic), "course_term": model.course.terms}, attrs
+        residuals = {m: model.course.processes.get(f"residual_{m}", 0) for m in model.modalities}
+        exclusive = [f"{m} residual {k + 1}" for m, rank in residuals.items() for k in range(rank)]
+        return {"course_process": [*model.dynamic, *exclusive], "course_term": model.course.terms}, attrs
     name, _, kind = site.rpartition("_") if not site.endswith("static_odds") else site.partition("_static_odds")
     modality = model.modalities[name]
     if kind.startswith("law"):

@@ -1,7 +1,8 @@
 r"""CommonCourse: what all pixels of a scene do together in the course of a year.
 
 Fields green up in the same weeks, and rain wets all soils on one day. Where a pixel was not seen for months the
-others still say what is likely. So the latent processes get a mean that all pixels share,
+others still say what is likely. Nor does physics err in one pixel only: what it leaves over in all of them is there too
+where a sensor was not seen. So the latent processes, exclusive ones included, get a mean that all pixels share,
 
 .. math:: m_v(t) = a_{v0} + \sum_{k=1}^{K} [a_{vk} \cos(2\pi k t / Y) + b_{vk} \sin(2\pi k t / Y)], \qquad
           a_{vk}, b_{vk} \sim N(0, \sigma_k^2),
@@ -9,7 +10,7 @@ others still say what is likely. So the latent processes get a mean that all pix
 with :math:`\sigma_0 = \sigma_1 = 0.5` and :math:`\sigma_k = 0.5 / k`, in units of the prior's spread, and `Y` a year.
 
 Example:
-    >>> course = CommonCourse(variables=2, harmonics=1)
+    >>> course = CommonCourse({"dynamic": 2}, harmonics=1)
     >>> coefficients = torch.tensor([[0.1, 0.0, 0.5], [0.0, 1.0, 0.0]])  # constant, cosine, sine
     >>> course(coefficients, torch.tensor([0.0, YEAR / 4])).round(decimals=2)
     tensor([[0.1000, 0.6000],
@@ -19,6 +20,7 @@ Example:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -35,19 +37,20 @@ class CommonCourse(NormalLatents):
     """Mean of the latent processes, common to all pixels, with normal prior and mean-field posterior.
 
     Args:
-        variables: number `V` of processes.
+        processes: number of processes by site name, `V` in all.
         harmonics: `K` of the year; there are `1 + 2 K` coefficients of every process.
 
     Raises:
         ValueError: no harmonic.
     """
 
-    def __init__(self, variables: int, harmonics: int) -> None:
+    def __init__(self, processes: Mapping[str, int], harmonics: int) -> None:
         if harmonics < 1:
             raise ValueError(f"The common course has {harmonics} harmonics: give 1 or more, or course=0 for none.")
         order = torch.arange(1, harmonics + 1, dtype=torch.get_default_dtype()).repeat_interleave(2)
-        super().__init__(torch.zeros(variables, 1 + 2 * harmonics), SPREAD / torch.cat([torch.ones(1), order]))
-        self.harmonics = harmonics
+        shape = sum(processes.values()), 1 + 2 * harmonics
+        super().__init__(torch.zeros(shape), SPREAD / torch.cat([torch.ones(1), order]))
+        self.processes, self.harmonics = dict(processes), harmonics
 
     @property
     def terms(self) -> list[str]:
@@ -61,3 +64,8 @@ class CommonCourse(NormalLatents):
         phase = (2 * math.pi / YEAR) * dates.double() * orders.unsqueeze(-1)
         waves = torch.stack([phase.cos(), phase.sin()], 1).flatten(0, 1).to(coefficients.dtype)
         return coefficients[..., 0:1] + coefficients[..., 1:] @ waves
+
+    def means(self, coefficients: Tensor, dates: Tensor) -> dict[str, Tensor]:
+        """The mean of the processes of every site."""
+        parts = self(coefficients, dates).split(list(self.processes.values()), -2)
+        return dict(zip(self.processes, parts, strict=True))

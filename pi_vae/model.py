@@ -112,9 +112,8 @@ class PhysicsVAE(nn.Module):
         days = days if isinstance(days, Mapping) else dict.fromkeys(self.dynamic, days)
         self.lengthscale = GlobalLatents([days.get(name, 60.0) for name in self.dynamic], 0.5)
         self.static_odds = GlobalLatents([0.3] * len(self.dynamic), 1.0)
-        self.course = CommonCourse(len(self.dynamic), course) if course else None
-        processes = {"dynamic": len(self.dynamic)}
-        processes |= {f"residual_{m}": o.residual.rank for m, o in self.modalities.items() if o.residual is not None}
+        processes = {"dynamic": len(self.dynamic)} | {f"residual_{m}": r.rank for m, r in self._residuals.items()}
+        self.course = CommonCourse(processes, course) if course else None
         self.encoder = FusionEncoder(
             channels={m: len(o.channels) for m, o in self.modalities.items()},
             geometry={m: o.angles for m, o in self.modalities.items()},
@@ -131,12 +130,8 @@ class PhysicsVAE(nn.Module):
         """What `from_settings` needs to build a model of the same structure; plain data."""
         return {
             "modalities": {
-                name: {
-                    "class": type(modality).__name__,
-                    "laws": [law.settings for law in modality.laws],
-                    **modality.settings,
-                }
-                for name, modality in self.modalities.items()
+                name: {"class": type(m).__name__, "laws": [law.settings for law in m.laws], **m.settings}
+                for name, m in self.modalities.items()
             },
             "kernel": self.temporal.name,
             "backend": self.temporal.backend,
@@ -261,9 +256,9 @@ class PhysicsVAE(nn.Module):
             dates: `[T]` union dates.
             shared: global latents by site name.
         """
+        common = self.common(dates, shared)
+        drawn = {site: value + common[site] if site in common else value for site, value in drawn.items()}
         dynamic = drawn["dynamic"]
-        if self.course is not None:
-            dynamic = dynamic + self.course(shared["course"], dates)
         if self.season is not None:
             leaf = self.dynamic.index("lai")
             row = self.season(self._static_values(drawn["static"]), dates, dynamic[..., leaf, :])
@@ -271,6 +266,10 @@ class PhysicsVAE(nn.Module):
             dynamic = torch.cat([before, row.unsqueeze(-2), after], -2)
         residual = {k.removeprefix("residual_"): r for k, r in drawn.items() if k.startswith("residual_")}
         return Latents(dynamic, drawn["static"], residual)
+
+    def common(self, dates: Tensor, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Means `[V, T]` that the processes of all pixels share, by site name; none without a course."""
+        return self.course.means(shared["course"], dates) if self.course is not None else {}
 
     def variables(self, latents: Latents, index: Tensor | slice = slice(None)) -> dict[str, Tensor]:
         """Physical values of latents.
