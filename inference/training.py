@@ -187,8 +187,8 @@ def fit(
                     + not_finite(model, batch)
                 )
             crew.sum_gradients(phase.parameters)
-            if step < begins:
-                hold(model)
+            if step < 2 * begins:
+                hold(model, silent=step < begins)
             phase.step()
             if held and learns and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):
                 held.look(model.eval())

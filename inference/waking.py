@@ -6,7 +6,8 @@ cheaply, what physics would have said: on a few hundred real series an offset th
 missing wherever the sensor was not seen. So a residual that contributes nothing is kept silent at first (`hold`). When
 the divergence counts in full and physics has had its time, the loadings of a silent residual begin (`wake`) at what
 factor analysis finds in :math:`e_t = y_t - g(z_t)`, in units of the noise and for one draw of the physical variables,
-or at half of it where it lasts and physics may be about to learn it,
+or at half of it where it lasts and physics may be about to learn it. They rest there for as many steps again, in which
+the reader learns to read; one that cannot yet only adds noise, and the loadings would fall silent for that.
 
 .. math:: W_{lasting} W_{lasting}^\top \approx \mathrm{cov}(e_t, e_{t+1}), \qquad
           W_{new} W_{new}^\top + \sigma^2 I \approx \mathrm{cov}(e_t) - \mathrm{cov}(e_t, e_{t+1}),
@@ -30,10 +31,10 @@ SHARE = 0.5  # of what lasts, as physics may be about to learn it
 FAR = 4.0  # noise standard deviations; what is beyond says no more
 
 
-def hold(model: PhysicsVAE) -> None:
-    """Let residuals that contribute nothing stay so in this step: their loadings get no derivatives."""
+def hold(model: PhysicsVAE, silent: bool) -> None:
+    """Let loadings stay in this step as they are, without derivatives; only those that are zero if ``silent``."""
     for modality in model.modalities.values():
-        if modality.residual is not None and not modality.residual.loading.loc.any():
+        if modality.residual is not None and not (silent and modality.residual.loading.loc.any()):
             for parameter in modality.residual.loading.parameters():
                 parameter.grad = None
 
