@@ -9,8 +9,7 @@ leaves the rest to the noise. Here the guide has no say. For some pixels one cha
           z \sim p(z \mid y, \theta),
 
 with falling steps (Delyon, Lavielle & Moulines 1999, Annals of Statistics 27, 94-128; with Markov chains: Kuhn &
-Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131). Residuals that are silent after a fifth of the steps begin
-by what the physics of the chains leaves over (`inference.waking`).
+Lavielle 2004, ESAIM: Probability and Statistics 8, 115-131).
 
 That objective takes the latents for known, and so its :math:`q(\theta)` is far too sure where observations say little
 of a process. In the end the spread of the positive global latents (not of loadings, networks and common course) is set
@@ -37,13 +36,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from inference.calibration.importance import log_joint
-from inference.exclusive import redrawn
 from inference.optimisation import Phase, progress_bar, restored
 from inference.posterior import choose_pixels
 from inference.refinement import ACCEPTANCE, WhitenedPosterior, hamiltonian
 from inference.training import Run, keep_weights
-from inference.waking import wake
-from pi_vae import Latents, PhysicsVAE
+from pi_vae import PhysicsVAE
 from pi_vae.data import validate
 from pi_vae.data.batches import Batch
 from pi_vae.data.scene import open_tensors
@@ -110,8 +107,6 @@ def learn_globals(
         start = time.monotonic()
         for step in range(steps):
             chains.move(shared)
-            if step == steps // 5:
-                chains.wake(shared)
             if step >= steps // 10:
                 loss, shared = _complete_data_loss(model, batch, chains.drawn)
                 if not torch.isfinite(loss):
@@ -166,18 +161,6 @@ class _Chains:
         _, stats = hamiltonian(lambda z: target.log_prob(back(z)), start, 1, 0, self.step)
         self.step = self.step * torch.exp(self.steps**-FORGETTING * (stats["acceptance"] - ACCEPTANCE))
         self.drawn = target.drawn(back(stats["last"]))
-
-    @torch.no_grad()
-    def wake(self, shared: dict[str, Tensor]) -> None:
-        """Let silent residuals begin by what the physics of the chains leaves over, and draw them anew given it."""
-        latents = self.model.latents(self.drawn, self.batch.dates, shared)
-        woken = wake(self.model, self.batch, shared, latents)
-        shared = shared | {f"{m}_loading": self.model.modalities[m].residual.loading.loc.detach() for m in woken}
-        parts = Latents(latents.dynamic[None], latents.static[None], {m: r[None] for m, r in latents.residual.items()})
-        found = redrawn(self.model, self.batch, parts, shared).residual
-        common = self.model.common(self.batch.dates, shared)
-        for site in (f"residual_{m}" for m in woken):
-            self.drawn[site] = found[site.removeprefix("residual_")][0] - common.get(site, 0.0)
 
     @torch.no_grad()
     def scores(self, shared: dict[str, Tensor]) -> Tensor:

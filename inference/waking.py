@@ -18,12 +18,10 @@ doi:10.1111/1467-9868.00196). It is a start and no more: what the ELBO does not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
-from pi_vae import Latents, PhysicsVAE
+from pi_vae import PhysicsVAE
 from pi_vae.data.batches import Batch
 
 __all__ = ["hold", "wake"]
@@ -42,24 +40,18 @@ def hold(model: PhysicsVAE, silent: bool) -> None:
 
 
 @torch.no_grad()
-def wake(
-    model: PhysicsVAE, batch: Batch, shared: Mapping[str, Tensor] | None = None, latents: Latents | None = None
-) -> list[str]:
+def wake(model: PhysicsVAE, batch: Batch) -> list[str]:
     """Give the silent residuals of a model a start.
 
     Args:
         model: model whose guide says something of the physical variables.
         batch: observations.
-        shared: global latents by site name, else their medians.
-        latents: a draw of what is physical in each pixel, else one of the guide's.
 
     Returns:
         Modalities whose residual was silent and has begun.
     """
-    shared = model.median_globals() if shared is None else shared
-    if latents is None:
-        drawn = model.posterior(model.encode(batch), batch.dates, shared).rsample()
-        latents = model.latents(drawn, batch.dates, shared)
+    shared = model.median_globals()
+    latents = model.latents(model.posterior(model.encode(batch), batch.dates, shared).rsample(), batch.dates, shared)
     woken = []
     for name, observed in batch.modalities.items():
         modality = model.modalities[name] if name in model.modalities else None

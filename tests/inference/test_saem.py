@@ -5,10 +5,7 @@ import pytest
 import torch
 
 from inference import Run, learn_globals
-from inference.calibration.importance import log_joint
-from inference.saem import _Chains
 from pi_vae.data import simulate, withhold
-from pi_vae.data.tensors import CubeTensors
 
 
 def _medians(model, site):
@@ -35,28 +32,6 @@ def test_withheld_observations_are_not_used(build, simulated):
     other["s2"]["reflectance"] = other["s2"]["reflectance"].where(~other["s2"]["withheld"], 0.1)
     models = [learn_globals(Run(build()), c, steps=12, pixels=20, progress=False).model for c in (cube, other)]
     assert np.array_equal(_medians(models[0], "s2_noise"), _medians(models[1], "s2_noise"))
-
-
-def test_a_silent_residual_begins_by_what_the_chains_leave_over(build, simulated):
-    model = build().eval()
-    cube = simulated.copy(deep=True)
-    node = cube["s2"].to_dataset()
-    roofs = np.random.default_rng(0).normal(0, 0.1, node.valid.shape[1:]).astype(np.float32)
-    cube["s2"]["reflectance"] = node.reflectance.transpose("time", "band", ...) + roofs
-    batch = next(CubeTensors.read(cube, {m: o.channels for m, o in model.modalities.items()}).tiles(6, 0))[2]
-    with torch.no_grad():
-        shared = model.median_globals()
-        chains = _Chains(model, batch, model.posterior(model.encode(batch), batch.dates, shared).rsample())
-        before = chains.drawn["residual_s2"].clone()
-        loud = model.modalities["s1"].residual.loading.loc.fill_(20.0).clone()
-        chains.wake(shared)
-        loading = model.modalities["s2"].residual.loading.loc
-        assert loading.abs().mean() > 0.1 and torch.equal(model.modalities["s1"].residual.loading.loc, loud)
-        woken = shared | {"s2_loading": loading}
-        density = [
-            log_joint(model, batch, d, woken).sum() for d in (chains.drawn | {"residual_s2": before}, chains.drawn)
-        ]
-    assert density[1] > density[0] + 100, "what is drawn goes with the loadings"
 
 
 def test_wrong_input_is_refused_in_one_sentence(build, simulated):
