@@ -88,6 +88,7 @@ def build(row: str) -> PhysicsVAE:
         for name, scale in WIDE.items():
             modality = model.modalities[name]
             modality.residual = Residual(len(modality.channels), modality.residual.rank, scale)
+            torch.nn.init.normal_(modality.residual.loading.loc)  # from the start, so that nothing holds it back
     return model
 
 
