@@ -39,7 +39,7 @@ def bound(name: str, model: PhysicsVAE, case: Planted, judged: int, steps: int, 
         case: many points.
         judged: how many of them, the first ones, are not learned from.
         steps: of the network.
-        seed: of its weights and batches.
+        seed: of its weights and batches, and of the noise that the oracle sees.
 
     Returns:
         Modality -> share R² of the effect, as `share`.

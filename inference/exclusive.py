@@ -14,10 +14,10 @@ for Student's noise is a scale mixture of normal ones. With :math:`q(z)` as the 
           P = S^{-1} + \sum_{tc} \frac{E\,\omega_{tc}}{\sigma_c^2} L_c L_c^\top, \qquad
           b = \sum_{tc} \frac{E\,\omega_{tc}}{\sigma_c^2} L_c\, e_{tc},
 
-(with a common course, `r` and `e` less what it says), a few rounds of which converge: by a Kalman filter on a
-processor, from 20 dates on, where processes have a Markov state (`inference.exclusive_filter`), else dense. The encoder
-has to learn this map; here it is exact up to the noise's tails,
-for any pattern of gaps, and what physics did not reach at a date it saw is carried over to its neighbours in time.
+a few rounds of which converge. With a common course (`pi_vae.course`), `r` and `e` are less what it says. On processors
+the rounds are a Kalman filter (`inference.exclusive_filter`) from 20 dates on, where processes have a Markov state, and
+dense else. The encoder has to learn this map; here it is exact up to the noise's tails, for any pattern of gaps, and
+what physics did not reach at a date it saw is carried over to its neighbours in time.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from pi_vae.data.tensors import CubeTensors
 __all__ = ["Run", "fit", "keep_weights", "load"]
 
 CHECKPOINT = "checkpoint.pt"
-FORMAT = 3  # of a checkpoint; a change of the model's parameters makes it another
+FORMAT = 4  # of a checkpoint; a change of the model's parameters makes it another
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
 CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
 SAVE_EVERY = 200  # steps
