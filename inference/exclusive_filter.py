@@ -1,4 +1,4 @@
-r"""Exclusive residuals given the physics by a Kalman filter: time linear in the dates, compiled, pixel by pixel.
+r"""Exclusive residuals given the physics by a Kalman filter: time linear in the dates, compiled, pixels side by side.
 
 The `K` processes of a modality are independent before they are seen and looked at together, :math:`L\,r_t`. So the
 recursions of `pi_vae.priors.markov` hold with matrices in the place of its scalars: with the states of all processes
@@ -7,7 +7,9 @@ in one, :math:`C` and :math:`H` of a column for each process, and :math:`\Lambda
 .. math:: p = C - D H, \quad v = H^\top p + \epsilon I, \quad M = (I + v \Lambda)^{-1}, \quad g = \Lambda M, \quad
           D \leftarrow A (D + p\,g\,p^\top) A^\top .
 
-Draws follow from draws of the prior (Matheron's rule), as there. All in float64.
+`M` comes from :math:`v = F F^\top` as :math:`F (I + F^\top \Lambda F)^{-1} F^{-1}`, which needs no pivots, so that
+pixels can be lanes: the last dimension of all arrays, over which every inner loop runs. Draws follow from draws of the
+prior (Matheron's rule), as there. All in float64.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from pi_vae.priors.markov.cpu.lanes import compiled
 from pi_vae.priors.state_space import StateSpace
 
 __all__ = ["filtered"]
+
+PIXELS = 64  # lanes: enough to hide what a loop costs, few enough for the cache
 
 
 def filtered(
@@ -50,15 +54,14 @@ def filtered(
         index: `[T_m]` position of the dates of the modality among all.
         rounds: of weights and processes.
     """
-    values, drive, before, weights, scale = (
-        x.detach().double().contiguous().numpy() for x in (left, white, prior, loading, noise)
-    )
+    values, drive, before = (x.detach().movedim(1, -1).double().contiguous().numpy() for x in (left, white, prior))
+    weights, scale = (x.detach().double().contiguous().numpy() for x in (loading, noise))
     column, heads = process.column.detach().numpy(), np.array(process.transitions.heads)
     given = (_moves(process), np.ascontiguousarray(column.T), heads, process.nugget)
     drawn = np.empty_like(before)
-    looks = seen.contiguous().numpy(), index.numpy(), float(freedom), rounds
+    looks = seen.movedim(0, -1).contiguous().numpy(), index.numpy(), float(freedom), rounds
     _draw_all(given, looks, values, drive, before, weights, scale, drawn)
-    return torch.from_numpy(drawn).to(left.dtype)
+    return torch.from_numpy(drawn).movedim(-1, 1).to(left.dtype)
 
 
 def _moves(process: StateSpace) -> np.ndarray:
@@ -80,258 +83,270 @@ def _moves(process: StateSpace) -> np.ndarray:
 
 @compiled
 def _draw_all(given, looked, left, white, prior, loading, noise, drawn):
-    """Pixel by pixel: rounds of weights of the observations and processes given these, then draws."""
+    """Some pixels at a time: rounds of weights of the observations and processes given these, then draws."""
     moves, column, heads, nugget = given
     seen, index, freedom, rounds = looked
     dates, count, size = moves.shape[:3]
-    draws, pixels, looks, channels = left.shape
-    inner, shrink, g, v, spread = np.empty((5, dates, count, count))
-    p, b, mean = np.empty((dates, count * size, count)), np.empty((dates, count)), np.empty((dates, count))
-    lean = np.empty((dates, count))
-    weight, square, total = np.empty((looks, channels)), np.empty((looks, channels)), np.empty((looks, channels))
-    for n in range(pixels):
-        square[:] = 0.0
+    draws, looks, channels, pixels = left.shape
+    for first in range(0, pixels, PIXELS):
+        lanes = min(PIXELS, pixels - first)
+        here = slice(first, first + lanes)
+        inner, shrink, g, v, spread = np.empty((5, dates, count, count, lanes))
+        p = np.empty((dates, count * size, count, lanes))
+        b, mean, lean = np.empty((3, dates, count, lanes))
+        weight, square, total = np.zeros((3, looks, channels, lanes))
         for d in range(draws):
             for t in range(looks):
                 for c in range(channels):
-                    if seen[n, t, c]:
-                        square[t, c] += left[d, n, t, c] ** 2 / draws
+                    value, valid, found = left[d, t, c, here], seen[t, c, here], square[t, c]
+                    for m in range(lanes):
+                        found[m] += value[m] ** 2 / draws if valid[m] else 0.0
         for turn in range(rounds):
             inner[:] = 0.0
             for t in range(looks):
                 for c in range(channels):
-                    found = (freedom + 1.0) / (freedom * noise[c] ** 2 + square[t, c])
-                    weight[t, c] = found if seen[n, t, c] else 0.0
+                    found, valid, error = weight[t, c], seen[t, c, here], square[t, c]
+                    for m in range(lanes):
+                        found[m] = (freedom + 1.0) / (freedom * noise[c] ** 2 + error[m]) if valid[m] else 0.0
                     for k in range(count):
                         for j in range(count):
-                            inner[index[t], k, j] += weight[t, c] * loading[c, k] * loading[c, j]
+                            _add(loading[c, k] * loading[c, j], found, inner[index[t], k, j])
             _filter(moves, column, heads, nugget, inner, p, v, g, shrink)
             if turn + 1 == rounds:
                 break
             _variances(moves, heads, p, v, g, shrink, spread)
-            total[:] = 0.0
+            square[:] = 0.0
             for d in range(draws):
-                _weighted(left[d, n], seen[n], weight, loading, index, b)
+                _weighted(left[d, :, :, here], weight, loading, index, b)
                 _smooth(moves, heads, inner, p, v, g, shrink, b, mean, lean)
                 for t in range(looks):
                     for c in range(channels):
-                        if seen[n, t, c]:
-                            total[t, c] += (left[d, n, t, c] - _dot(loading[c], mean[index[t]])) ** 2 / draws
+                        value, valid, found, sum_ = left[d, t, c, here], seen[t, c, here], square[t, c], total[t, c]
+                        sum_[:] = 0.0
+                        for k in range(count):
+                            _add(loading[c, k], mean[index[t], k], sum_)
+                        for m in range(lanes):
+                            found[m] += (value[m] - sum_[m]) ** 2 / draws if valid[m] else 0.0
             for t in range(looks):
                 for c in range(channels):
                     for k in range(count):
                         for j in range(count):
-                            total[t, c] += loading[c, k] * spread[index[t], k, j] * loading[c, j]
-            square[:] = total
+                            _add(loading[c, k] * loading[c, j], spread[index[t], k, j], square[t, c])
         for d in range(draws):
             # The sites of what is left, less those of a draw of the prior that is seen with noise of its own.
             for t in range(looks):
                 for c in range(channels):
-                    total[t, c] = 0.0
-                    if weight[t, c] > 0.0:
-                        lies = _dot(loading[c], prior[d, n, :, index[t]])
-                        total[t, c] = left[d, n, t, c] - lies - white[d, n, t, c] / np.sqrt(weight[t, c])
-            _weighted(total, seen[n], weight, loading, index, b)
+                    value, drive, found, sum_ = left[d, t, c, here], white[d, t, c, here], weight[t, c], total[t, c]
+                    for m in range(lanes):
+                        sum_[m] = value[m] - drive[m] / np.sqrt(found[m]) if found[m] > 0.0 else 0.0
+                    for k in range(count):
+                        _add(-loading[c, k], prior[d, k, index[t], here], sum_)
+            _weighted(total, weight, loading, index, b)
             _smooth(moves, heads, inner, p, v, g, shrink, b, mean, lean)
-            for t in range(dates):
-                for k in range(count):
-                    drawn[d, n, k, t] = prior[d, n, k, t] + mean[t, k]
+            for k in range(count):
+                for t in range(dates):
+                    found, start, more = drawn[d, k, t, here], prior[d, k, t, here], mean[t, k]
+                    for m in range(lanes):
+                        found[m] = start[m] + more[m]
 
 
 @compiled
-def _weighted(value, seen, weight, loading, index, b):
+def _weighted(value, weight, loading, index, b):
     """b = sum over channels of L w e."""
     b[:] = 0.0
     for t in range(len(value)):
         for c in range(len(loading)):
-            if seen[t, c]:
-                for k in range(loading.shape[1]):
-                    b[index[t], k] += loading[c, k] * weight[t, c] * value[t, c]
+            row, found = value[t, c], weight[t, c]
+            for k in range(loading.shape[1]):
+                total = b[index[t], k]
+                for m in range(len(total)):
+                    total[m] += loading[c, k] * found[m] * row[m]
 
 
 @compiled
 def _filter(moves, column, heads, nugget, inner, p, v, g, shrink):
     """p, v, g and M of every date."""
     dates, count, size = moves.shape[:3]
-    every = count * size
-    loss, image, both = np.zeros((every, every)), np.empty((every, count)), np.empty((count, count))
+    every, lanes = count * size, inner.shape[-1]
+    loss, image = np.zeros((every, every, lanes)), np.empty((every, count, lanes))
+    work = np.empty((4, count, count, lanes))
     for t in range(dates):
         if t:
-            for k in range(count):  # D <- A D A'
-                for j in range(every):
-                    _up(moves[t, k], loss[k * size : (k + 1) * size, j])
-            for k in range(count):
-                for j in range(every):
-                    _up(moves[t, k], loss[j, k * size : (k + 1) * size])
+            _both_sides(moves[t], False, loss)  # D <- A D A'
         for i in range(every):
             for k in range(count):
-                total = column[k, i - k * size] if i // size == k else 0.0
+                p[t, i, k] = column[k, i - k * size] if i // size == k else 0.0
                 for h in heads:
-                    total -= loss[i, k * size + h]
-                p[t, i, k] = total
+                    _add(-1.0, loss[i, k * size + h], p[t, i, k])
         for k in range(count):
             for j in range(count):
-                total = nugget if k == j else 0.0
+                v[t, k, j] = nugget if k == j else 0.0
                 for h in heads:
-                    total += p[t, k * size + h, j]
-                v[t, k, j] = total
-        _product(v[t], inner[t], both)
-        for k in range(count):
-            both[k, k] += 1.0
-        _invert(both, shrink[t])
-        _product(inner[t], shrink[t], g[t])
-        _product(p[t], g[t], image)
-        for i in range(every):
-            for j in range(every):
-                for k in range(count):
-                    loss[i, j] += image[i, k] * p[t, j, k]
+                    _add(1.0, p[t, k * size + h, j], v[t, k, j])
+        _shrinkage(v[t], inner[t], work, shrink[t])
+        _product(inner[t], False, shrink[t], False, g[t])
+        _product(p[t], False, g[t], False, image)
+        _more_product(1.0, image, False, p[t], True, loss)
 
 
 @compiled
 def _smooth(moves, heads, inner, p, v, g, shrink, b, mean, lean):
     """Posterior means, and their weights, of sites with weighted means b."""
     dates, count, size = moves.shape[:3]
-    x, ahead = np.zeros(count * size), np.empty(count)
+    x, ahead = np.zeros((count * size, b.shape[-1])), np.empty((count, b.shape[-1]))
     for t in range(dates):
+        if t:
+            _move(moves[t], False, x)
+        mean[t] = 0.0
         for k in range(count):
-            state = x[k * size : (k + 1) * size]
-            if t:
-                _up(moves[t, k], state)
-            mean[t, k] = 0.0
             for h in heads:
-                mean[t, k] += state[h]
-        for k in range(count):
-            ahead[k] = b[t, k]
-            for j in range(count):
-                ahead[k] -= inner[t, k, j] * mean[t, j]
-        for k in range(count):
-            lean[t, k] = 0.0
-            for j in range(count):
-                lean[t, k] += shrink[t, j, k] * ahead[j]
-        for i in range(count * size):
-            for k in range(count):
-                x[i] += p[t, i, k] * lean[t, k]
+                _add(1.0, x[k * size + h], mean[t, k])
+        ahead[:] = b[t]
+        lean[t] = 0.0
+        _apply(-1.0, inner[t], False, mean[t], ahead)
+        _apply(1.0, shrink[t], True, ahead, lean[t])
+        _apply(1.0, p[t], False, lean[t], x)
     x[:] = 0.0
     for t in range(dates - 1, -1, -1):
+        ahead[:] = 0.0
+        _apply(1.0, p[t], True, x, ahead)
+        _apply(-1.0, g[t], False, ahead, lean[t])
         for k in range(count):
-            ahead[k] = 0.0
-            for i in range(count * size):
-                ahead[k] += p[t, i, k] * x[i]
-        for k in range(count):
-            for j in range(count):
-                lean[t, k] -= g[t, k, j] * ahead[j]
-        for k in range(count):
-            mean[t, k] += ahead[k]
-            for j in range(count):
-                mean[t, k] += v[t, k, j] * lean[t, j]
-        if t:
-            for k in range(count):
-                state = x[k * size : (k + 1) * size]
-                for h in heads:
-                    state[h] += lean[t, k]
-                _down(moves[t, k], state)
+            _add(1.0, ahead[k], mean[t, k])
+            for h in heads:
+                _add(1.0, lean[t, k], x[k * size + h])
+        _apply(1.0, v[t], False, lean[t], mean[t])
+        _move(moves[t], True, x)
 
 
 @compiled
 def _variances(moves, heads, p, v, g, shrink, spread):
     """Posterior covariances `[T, K, K]` of the processes at a date."""
     dates, count, size = moves.shape[:3]
-    every = count * size
-    later, z, image = np.zeros((every, every)), np.empty((every, count)), np.empty((every, count))
-    along, corner, both = np.empty((3, count, count))
+    every, lanes = count * size, v.shape[-1]
+    later, z, image = np.zeros((every, every, lanes)), np.empty((every, count, lanes)), np.empty((every, count, lanes))
+    along, corner, both = np.empty((3, count, count, lanes))
     for t in range(dates - 1, -1, -1):
-        _product(later, p[t], z)
-        _product(p[t].T, z, along)
-        _product(along, shrink[t].T, both)
-        for k in range(count):
-            for j in range(count):
-                both[k, j] = v[t, k, j] - both[k, j]
-        _product(shrink[t], both, spread[t])
+        _product(later, False, p[t], False, z)
+        _product(p[t], True, z, False, along)
+        both[:] = v[t]
+        _more_product(-1.0, along, False, shrink[t], True, both)
+        _product(shrink[t], False, both, False, spread[t])
         if not t:
             break
-        _product(g[t], along, both)
-        _product(both, g[t], corner)
-        corner += g[t]
-        _product(z, g[t], image)
+        _product(g[t], False, along, False, both)
+        corner[:] = g[t]
+        _more_product(1.0, both, False, g[t], False, corner)
+        _product(z, False, g[t], False, image)
         for k in range(count):
             for h in heads:
                 for i in range(every):
-                    later[k * size + h, i] -= image[i, k]
-                    later[i, k * size + h] -= image[i, k]
-        for k in range(count):
-            for j in range(count):
-                for h in heads:
+                    _add(-1.0, image[i, k], later[k * size + h, i])
+                    _add(-1.0, image[i, k], later[i, k * size + h])
+                for j in range(count):
                     for i in heads:
-                        later[k * size + h, j * size + i] += corner[k, j]
-        for k in range(count):  # N <- A' N A
-            for j in range(every):
-                _down(moves[t, k], later[k * size : (k + 1) * size, j])
-        for k in range(count):
-            for j in range(every):
-                _down(moves[t, k], later[j, k * size : (k + 1) * size])
+                        _add(1.0, corner[k, j], later[k * size + h, j * size + i])
+        _both_sides(moves[t], True, later)  # N <- A' N A
 
 
 @compiled
-def _invert(a, out):
-    """Gauss and Jordan, with pivots; ``a`` is used up."""
-    size = len(a)
+def _shrinkage(v, inner, work, out):
+    """M = (I + v Lambda)^-1."""
+    factor, back, seen, image = work
+    _root(v, factor, back)
+    _product(inner, False, factor, False, image)
+    _product(factor, True, image, False, seen)
+    for i in range(len(seen)):
+        _add_number(1.0, seen[i, i])
+    _root(seen, image, out)
+    _product(out, True, out, False, seen)  # the inverse is that of the root, squared
+    _product(factor, False, seen, False, image)
+    _product(image, False, back, False, out)
+
+
+@compiled
+def _root(a, factor, inverse):
+    """Lower triangular root of a positive matrix, and its inverse."""
+    factor[:] = 0.0
+    inverse[:] = 0.0
+    for m in range(a.shape[-1]):
+        for j in range(len(a)):
+            for i in range(j, len(a)):
+                total = a[i, j, m]
+                for k in range(j):
+                    total -= factor[i, k, m] * factor[j, k, m]
+                factor[i, j, m] = np.sqrt(total) if i == j else total / factor[j, j, m]
+        for j in range(len(a)):
+            inverse[j, j, m] = 1.0 / factor[j, j, m]
+            for i in range(j + 1, len(a)):
+                total = 0.0
+                for k in range(j, i):
+                    total -= factor[i, k, m] * inverse[k, j, m]
+                inverse[i, j, m] = total / factor[i, i, m]
+
+
+@compiled
+def _both_sides(moves, turned, matrix):
+    """A D A' in place, or A' D A."""
+    size = len(matrix)
+    _move(moves, turned, matrix.reshape(size, -1))
+    for i in range(size):
+        _move(moves, turned, matrix[i])
+
+
+@compiled
+def _move(moves, turned, x):
+    """x <- A x, or A' x, in place and of every lane: A is upper triangular for each of `K` processes."""
+    count, size = moves.shape[:2]
+    for k in range(count):
+        for row in range(size):
+            i = size - 1 - row if turned else row
+            to = x[k * size + i]
+            for m in range(len(to)):
+                to[m] *= moves[k, i, i]
+            for j in range(size):
+                step = moves[k, j, i] if turned else moves[k, i, j]
+                if j != i and step != 0.0:
+                    _add(step, x[k * size + j], to)
+
+
+@compiled
+def _product(a, turned, b, over, out):
+    """out = a b, or with the transposed of either."""
     out[:] = 0.0
-    for i in range(size):
-        out[i, i] = 1.0
-    for i in range(size):
-        best = i
-        for j in range(i + 1, size):
-            if abs(a[j, i]) > abs(a[best, i]):
-                best = j
-        if best != i:
-            for k in range(size):
-                a[i, k], a[best, k] = a[best, k], a[i, k]
-                out[i, k], out[best, k] = out[best, k], out[i, k]
-        pivot = 1.0 / a[i, i]
-        for k in range(size):
-            a[i, k] *= pivot
-            out[i, k] *= pivot
-        for j in range(size):
-            if j != i:
-                factor = a[j, i]
-                for k in range(size):
-                    a[j, k] -= factor * a[i, k]
-                    out[j, k] -= factor * out[i, k]
+    _more_product(1.0, a, turned, b, over, out)
 
 
 @compiled
-def _up(move, x):
-    """x <- A x, in place: A is upper triangular."""
-    for i in range(len(x)):
-        total = 0.0
-        for j in range(i, len(x)):
-            total += move[i, j] * x[j]
-        x[i] = total
+def _more_product(scale, a, turned, b, over, out):
+    """out += scale a b."""
+    for i in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            total = out[i, k]
+            for j in range(a.shape[0] if turned else a.shape[1]):
+                x, y = a[j, i] if turned else a[i, j], b[k, j] if over else b[j, k]
+                for m in range(len(total)):
+                    total[m] += scale * x[m] * y[m]
 
 
 @compiled
-def _down(move, x):
-    """x <- A' x."""
-    for i in range(len(x) - 1, -1, -1):
-        total = 0.0
-        for j in range(i + 1):
-            total += move[j, i] * x[j]
-        x[i] = total
+def _apply(scale, a, turned, x, out):
+    """out += scale a x."""
+    for i in range(len(out)):
+        total = out[i]
+        for j in range(len(x)):
+            weight, value = a[j, i] if turned else a[i, j], x[j]
+            for m in range(len(total)):
+                total[m] += scale * weight[m] * value[m]
 
 
 @compiled
-def _dot(a, b):
-    total = 0.0
-    for k in range(len(a)):
-        total += a[k] * b[k]
-    return total
+def _add(scale, x, out):
+    for m in range(len(out)):
+        out[m] += scale * x[m]
 
 
 @compiled
-def _product(a, b, out):
-    for i in range(a.shape[0]):
-        for k in range(b.shape[1]):
-            total = 0.0
-            for j in range(a.shape[1]):
-                total += a[i, j] * b[j, k]
-            out[i, k] = total
+def _add_number(number, out):
+    for m in range(len(out)):
+        out[m] += number
