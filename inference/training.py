@@ -76,7 +76,7 @@ def fit(
     """Fit a model to a cube by stochastic variational inference.
 
     Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
-    fifth of the steps, after which residuals begin (`inference.waking`). Parts of each patch are hidden from the
+    fifth of the steps, halfway through which residuals begin (`inference.waking`). Parts of each patch are hidden from the
     encoder, see `inference.objective`. The last steps set the spread of the guide, see `inference.sleep`. Observations
     that the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on the same machine.
     Processes that ``torchrun`` has started share the fit, where all call it alike (`inference.processes`); the first
@@ -127,7 +127,7 @@ def fit(
     crew.share_weights(model)
     run = Run(model, seed=seed, folder=folder)
     learning = steps - int(CALIBRATION * steps)
-    begins = int(PHASE_IN * learning)  # step at which residuals do
+    begins = max(1, int(PHASE_IN / 2 * learning))  # step at which residuals do
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
     first = _resume(folder, run, phases, crew.parts, steps, held, restraint.terms) if folder else 0

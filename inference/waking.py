@@ -4,7 +4,7 @@ At zero loadings nothing pulls at the reader of a residual, and with nothing rea
 saddle of the ELBO, where short fits stay. Those that leave it while the divergence from the prior is phased in take,
 cheaply, what physics would have said: on a few hundred real series an offset that all pixels share ended there, and was
 missing wherever the sensor was not seen. So a residual that contributes nothing is kept silent at first (`hold`). When
-the divergence counts in full and physics has had its time, the loadings of a silent residual begin (`wake`) at what
+the divergence counts by half and physics has had its time, the loadings of a silent residual begin (`wake`) at what
 factor analysis finds in :math:`e_t = y_t - g(z_t)`, in units of the noise and for one draw of the physical variables,
 or at half of it where it lasts and physics may be about to learn it. They rest there for as many steps again, in which
 the reader learns to read; one that cannot yet only adds noise, and the loadings would fall silent for that.
