@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import xarray as xr
@@ -29,10 +29,22 @@ class Group:
     Attributes:
         shared: global latents by site name.
         latents: `[draw, pixel, ...]` local draws.
+        physics: what every modality of the batch is expected to see without its residual, `[draw, pixel, T_m, C]`.
     """
 
     shared: dict[str, Tensor]
     latents: Latents
+    physics: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: PhysicsVAE, batch: Batch, latents: Latents, shared: dict[str, Tensor]) -> Group:
+        """Draws of all latents, and what physics makes of them: of all that is drawn it takes the longest."""
+        names = batch.modalities
+        return cls(shared, latents, {n: model.expected(n, latents, batch, shared, residual=False) for n in names})
+
+    def with_residuals_redrawn(self, model: PhysicsVAE, batch: Batch) -> Group:
+        """The same, with exclusive residuals drawn given the physics (`inference.exclusive`)."""
+        return replace(self, latents=redrawn(model, batch, self.latents, self.shared, self.physics))
 
 
 def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -> Iterator[Group]:
@@ -54,8 +66,8 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
         size = draws // count + (i < draws % count)
         # Not told how many pixels there are: how they are computed must not depend on which are drawn together.
         drawn = ChainPosterior(sites, model.priors(batch.dates, shared)).rsample((size,))
-        latents = redrawn(model, batch, model.latents(drawn, batch.dates, shared), shared)
-        yield Group(shared, latents)
+        latents = model.latents(drawn, batch.dates, shared)
+        yield Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch)
 
 
 def fair_quantile(draws: Tensor, levels: Sequence[float]) -> Tensor:

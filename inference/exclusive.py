@@ -43,7 +43,13 @@ LEAST_DATES = 20  # below, dense algebra is faster
 AT_ONCE = 3e7  # numbers of the precisions P in memory
 
 
-def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[str, Tensor]) -> Latents:
+def redrawn(
+    model: PhysicsVAE,
+    batch: Batch,
+    latents: Latents,
+    shared: Mapping[str, Tensor],
+    physics: Mapping[str, Tensor],
+) -> Latents:
     """The same draws of the physical variables, with residuals drawn anew given these.
 
     Residuals with a network, smooth ones, and those of a modality that was observed in larger pixels than the finest
@@ -54,6 +60,7 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
         batch: what was observed; `batch.pixels` are drawn.
         latents: `[draw, pixel, ...]` draws given one draw of the global latents.
         shared: that draw, by site name.
+        physics: what every modality of the batch is expected to see without its residual, `[draw, pixel, T_m, C]`.
 
     Returns:
         Draws of the same shape.
@@ -71,7 +78,7 @@ def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: Mapping[s
             factor, noise = _factor(priors[f"residual_{name}"], process), standard_normal(process.shape, -3, process)
             residual[name] = mean + torch.einsum("kts,...ks->...kt", factor, noise)
             continue
-        left = observed.series(batch.pixels) - model.expected(name, latents, batch, shared, residual=False)
+        left = observed.series(batch.pixels) - physics[name]
         seen = observed.scored(batch.pixels)
         loading = shared[f"{name}_relevance"] * shared[f"{name}_loading"]
         if mean.dim():

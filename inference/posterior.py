@@ -135,7 +135,7 @@ def _tree(model, data: Patches, batch, found: Iterable[Group], chains: int) -> d
         for site, value in group.shared.items():
             keep("posterior", f"global_{site}", value.expand(size, *value.shape))
         for name, observed in batch.modalities.items():
-            mean = model.expected(name, group.latents, batch, group.shared, residual=False)
+            mean = group.physics[name]
             keep("posterior", f"physics_{name}", mean)
             if name in group.latents.residual:
                 residual = model.residual(name, group.latents, group.shared)

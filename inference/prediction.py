@@ -168,12 +168,13 @@ def _tile(model, data: Patches, batch, draws: int, shape: tuple[int, int]) -> xr
         for name, value in model.variables(group.latents).items():
             kept.setdefault(name, []).append(value)
         for name in batch.modalities:
-            mean = model.expected(name, group.latents, batch, group.shared)
-            sums[f"{name}_mean"] = sums.get(f"{name}_mean", 0) + mean.sum(0) / draws
+            mean = group.physics[name]
             if name in group.latents.residual:
                 residual = model.residual(name, group.latents, group.shared)[..., batch.modalities[name].index, :]
                 key = f"residual_{name}_mean"
                 sums[key] = sums.get(key, 0) + residual.sum(0) / draws
+                mean = mean + residual
+            sums[f"{name}_mean"] = sums.get(f"{name}_mean", 0) + mean.sum(0) / draws
     maps = {}
     for name, values in kept.items():
         stack = torch.cat(values)

@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from inference.draws import Group
-from inference.exclusive import redrawn
 from pi_vae import Latents, PhysicsVAE
 from pi_vae.data.batches import Batch
 from pi_vae.season import DEVIATION, SeasonalMean
@@ -76,7 +75,7 @@ def laplace_groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: in
             target = WhitenedPosterior(model, batch, shared)
             mode = target.mode(NEWTON_STEPS, mode)
             latents = target.latents(target.gaussian(mode, draws // count + (i < draws % count)))
-            yield Group(shared, redrawn(model, batch, latents, shared))
+            yield Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch)
 
 
 def refined_groups(
@@ -103,7 +102,7 @@ def refined_groups(
             target = WhitenedPosterior(model, batch, shared)
             begin = target.whitened(posterior.rsample((min(TOGETHER, chains - start),)))
             found, _ = target.chains(begin, draws // chains, warmup, thin)
-            yield Group(shared, target.latents(found.transpose(0, 1).flatten(0, 1)))
+            yield Group.of(model, batch, target.latents(found.transpose(0, 1).flatten(0, 1)), shared)
 
 
 class WhitenedPosterior:

@@ -110,7 +110,7 @@ def _withheld(run: Run, data: CubeTensors, name: str, residual: Residual, draws:
         physics, process = torch.zeros(()), torch.zeros(())
         for group in groups(model, batch, draws):
             share = len(group.latents.static) / draws
-            mean = model.expected(name, group.latents, batch, group.shared, residual=False).mean(0)
+            mean = group.physics[name].mean(0)
             features = residual.features(group.latents.residual[name], group.shared.get(f"{name}_network"))
             features = features.mean(0)[..., observed.index]
             physics = physics + share * mean[members].mean(1)

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from inference import Run, fit, posterior
-from inference.exclusive import redrawn
+from inference.draws import Group
 from pi_vae import PhysicsVAE
 from pi_vae.course import CommonCourse
 from pi_vae.data import pattern, simulate
 from pi_vae.data.tensors import CubeTensors
 from pi_vae.season import YEAR
+
+
+def redrawn(model, batch, latents, shared):
+    return Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch).latents
 
 
 def test_the_mean_has_the_spread_that_is_stated_and_comes_back_every_year():

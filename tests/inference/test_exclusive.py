@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from inference import exclusive
-from inference.draws import groups, seeded
-from inference.exclusive import ROUNDS, _drawn, redrawn
+from inference.draws import Group, groups, seeded
+from inference.exclusive import ROUNDS, _drawn
 from inference.exclusive_filter import filtered
 from pi_vae import Latents, Optical, PhysicsVAE
 from pi_vae.data.batches import Batch
@@ -50,6 +50,10 @@ def with_values(batch: Batch, values: torch.Tensor, centre: int) -> Batch:
     replaced[..., centre, centre] = values
     modalities = batch.modalities | {"s2": dataclasses.replace(observed, values=replaced)}
     return dataclasses.replace(batch, modalities=modalities)
+
+
+def redrawn(model: PhysicsVAE, batch: Batch, latents: Latents, shared: dict[str, torch.Tensor]) -> Latents:
+    return Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch).latents
 
 
 def repeated(latents: Latents, count: int) -> Latents:
