@@ -76,11 +76,11 @@ def fit(
     """Fit a model to a cube by stochastic variational inference.
 
     Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
-    fifth of the steps, halfway through which residuals begin (`inference.waking`). Parts of each patch are hidden from the
-    encoder, see `inference.objective`. The last steps set the spread of the guide, see `inference.sleep`. Observations
-    that the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on the same machine.
-    Processes that ``torchrun`` has started share the fit, where all call it alike (`inference.processes`); the first
-    writes the checkpoint, in a folder that all can read.
+    fifth of the steps, halfway through which residuals begin (`inference.waking`). Parts of each patch are hidden
+    from the encoder, see `inference.objective`. The last steps set the spread of the guide, see `inference.sleep`.
+    Observations that the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on
+    the same machine. Processes that ``torchrun`` has started share the fit, where all call it alike
+    (`inference.processes`); the first writes the checkpoint, in a folder that all can read.
 
     Args:
         model: model to train; changed in place.
