@@ -111,8 +111,8 @@ def unshrunk(
             far = np.abs(error) / (HUBER * np.median(np.abs(error)) / norm.ppf(0.75))
             root = 1 / np.sqrt(np.maximum(far, 1.0))
             terms = root[:, None] ** 2 * (error[:, None] * mean + (apart[..., None] * slopes).mean(0))
-        mean = root[:, None] * mean
-        scale = np.sqrt((mean**2).sum(0))
+            mean = root[:, None] * mean
+            scale = np.sqrt((mean**2).sum(0))
         if not (np.isfinite(terms).all() and np.isfinite(scale).all() and (scale > 0).all()):
             return mean, terms, np.zeros(len(theta)), np.inf
         square = (mean / scale).T @ (mean / scale)

@@ -11,7 +11,7 @@ import sympy
 import xarray as xr
 
 from inference.discovery import Budget, Law, Laws, Template, discover, read_table
-from inference.discovery.constants import slopes_of_draws
+from inference.discovery.constants import slopes_of_draws, unshrunk
 from inference.discovery.engines import load_engine
 from inference.discovery.expressions import canonical, complexity, parametrise, values_of
 from inference.discovery.fitting import Rows, pareto_front, refit, values_of_draws
@@ -332,6 +332,15 @@ def test_where_a_form_is_not_defined_nothing_is_said() -> None:
     value = values_of_draws(form, start, ["x"], draws)
     assert np.isnan(value[3]) and np.isfinite(np.delete(value, 3)).all()
     assert np.isnan(slopes_of_draws(form, start, ["x"], draws).mean(0)[3, 0])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("largest", [1.2, 2.0])  # squares of slopes overflow, or the form itself does
+def test_constants_that_overflow_are_not_found_and_nothing_is_said(largest: float) -> None:
+    rng = np.random.default_rng(0)
+    draws, left = rng.uniform(1.0, largest, (4, 40, 1)), rng.normal(size=(4, 40))
+    form = parse("exp(c0*x)", ["c0", "x"])
+    assert unshrunk(form, {"c0": 460.0}, ["x"], draws, left, np.arange(40)) is None
 
 
 def test_laws_survive_json(laws: Laws, tmp_path) -> None:
