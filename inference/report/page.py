@@ -91,15 +91,15 @@ def _page(metrics: Mapping, laws: Mapping | None, figures: Mapping[str, str]) ->
     scores = metrics.get("withheld") or {}
     sections = {
         "warnings": ("Warnings", caution_list(metrics)),
-        "fitted": ("What was fitted", fitted(metrics)),
-        "skill": ("Skill on withheld observations", skill(scores)),
-        "calibration": ("Calibration", calibration(scores)),
-        "bounds": ("Variables at their bounds", bounds(metrics.get("at_bound"))),
         "maps": ("Maps", season(metrics.get("lai_season"))),
         "series": ("Series", ""),
+        "skill": ("Skill on withheld observations", skill(scores)),
+        "calibration": ("Calibration", calibration(scores)),
         "reconstruction": ("Reconstruction", ""),
         "laws": ("Residual and laws", laws_found(laws)),
+        "bounds": ("Variables at their bounds", bounds(metrics.get("at_bound"))),
         "time": ("Run time and memory", time_and_memory(metrics)),
+        "fitted": ("What was fitted", fitted(metrics)),
         "versions": ("Versions", pairs(metrics.get("versions"), "Software", "Version")),
         "other": ("Other figures", ""),
     }
@@ -108,7 +108,7 @@ def _page(metrics: Mapping, laws: Mapping | None, figures: Mapping[str, str]) ->
     links = "".join(f"<li><a href='#{key}'>{title}</a></li>" for key, (title, _) in sections.items())
     body = "\n".join(
         f"<section id='{key}' aria-labelledby='{key}-title'>\n<h2 id='{key}-title'>{title}</h2>\n"
-        f"{(content + figures.get(key, '')) or NOTHING}\n</section>"
+        f"{(figures.get(key, '') + content) or NOTHING}\n</section>"
         for key, (title, content) in sections.items()
     )
     name = (metrics.get("data") or {}).get("name") or (metrics.get("data") or {}).get("sample")

@@ -34,7 +34,7 @@ def fitted(metrics: Mapping) -> str:
 
 def skill(scores: Mapping) -> str:
     """Error of every channel beside that of the baselines."""
-    head = ["Channel", "RMSE"] + [f"{what}{name}" for name in BASELINES.values() for what in ("RMSE of ", "Ratio to ")]
+    head = ["Channel", "RMSE"] + [title for name in BASELINES.values() for title in (f"That of {name}", "Ratio")]
     tables = []
     for modality, score in scores.items():
         rows = []
