@@ -34,6 +34,7 @@ __all__ = ["Run", "fit", "keep_weights", "load"]
 CHECKPOINT = "checkpoint.pt"
 FORMAT = 4  # of a checkpoint; a change of the model's parameters makes it another
 PHASE_IN = 0.2  # share of the steps in which the divergence from the prior is phased in
+RESIDUALS_BEGIN = 100  # steps after which they do, or after that share in short fits
 CALIBRATION = 0.12  # share of the steps, at the end, that set the spread of the guide
 SAVE_EVERY = 200  # steps
 log = logging.getLogger(__name__)
@@ -75,11 +76,11 @@ def fit(
 ) -> Run:
     """Fit a model to a cube by stochastic variational inference.
 
-    Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first
-    fifth of the steps, halfway through which residuals begin (`inference.waking`). Parts of each patch are hidden
-    from the encoder, see `inference.objective`. The last steps set the spread of the guide, see `inference.sleep`.
-    Observations that the cube marks as ``withheld`` are not used at all. The same seed gives the same numbers on
-    the same machine. Processes that ``torchrun`` has started share the fit, where all call it alike
+    Random patches; Adam with warm-up and cosine decay; the divergence from the prior is phased in over the first fifth
+    of the steps; when that is over, or after a hundred steps, residuals begin (`inference.waking`). Parts of each
+    patch are hidden from the encoder, see `inference.objective`. The last steps set the spread of the guide, see
+    `inference.sleep`. Observations that the cube marks as ``withheld`` are not used at all. The same seed gives the
+    same numbers on the same machine. Processes that ``torchrun`` has started share the fit, where all call it alike
     (`inference.processes`); the first writes the checkpoint, in a folder that all can read.
 
     Args:
@@ -127,7 +128,7 @@ def fit(
     crew.share_weights(model)
     run = Run(model, seed=seed, folder=folder)
     learning = steps - int(CALIBRATION * steps)
-    begins = max(1, int(PHASE_IN / 2 * learning))  # step at which residuals do
+    begins = min(RESIDUALS_BEGIN, max(1, int(PHASE_IN * learning)))
     phases = [Phase(_learning_groups(model, learning_rate), learning)]
     phases.append(Phase([{"params": _spread(model), "lr": 1.6 * learning_rate}], steps - learning))
     first = _resume(folder, run, phases, crew.parts, steps, held, restraint.terms) if folder else 0

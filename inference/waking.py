@@ -2,12 +2,13 @@ r"""How an exclusive residual that contributes nothing begins to: by what physic
 
 At zero loadings nothing pulls at the reader of a residual, and with nothing read nothing pulls at the loadings: a
 saddle of the ELBO, where short fits stay. Those that leave it while the divergence from the prior is phased in take,
-cheaply, what physics would have said: on a few hundred real series an offset that all pixels share ended there, and was
-missing wherever the sensor was not seen. So a residual that contributes nothing is kept silent at first (`hold`). When
-the divergence counts by half and physics has had its time, the loadings of a silent residual begin (`wake`) at what
-factor analysis finds in :math:`e_t = y_t - g(z_t)`, in units of the noise and for one draw of the physical variables,
-or at half of it where it lasts and physics may be about to learn it. They rest there for as many steps again, in which
-the reader learns to read; one that cannot yet only adds noise, and the loadings would fall silent for that.
+cheaply, what physics would have said: on a few hundred real series an offset that all pixels share ended there, and
+was missing wherever the sensor was not seen. So a residual that contributes nothing is kept silent at first (`hold`).
+When physics has had its time, a hundred steps or, in short fits, until the divergence counts in full, the loadings of
+a silent residual begin (`wake`) at what factor analysis finds in :math:`e_t = y_t - g(z_t)`, in units of the noise and
+for one draw of the physical variables, or at half of it where it lasts and physics may be about to learn it. They rest
+there for as many steps again, in which the reader learns to read; one that cannot yet only adds noise, and the
+loadings would fall silent for that.
 
 .. math:: W_{lasting} W_{lasting}^\top \approx \mathrm{cov}(e_t, e_{t+1}), \qquad
           W_{new} W_{new}^\top + \sigma^2 I \approx \mathrm{cov}(e_t) - \mathrm{cov}(e_t, e_{t+1}),

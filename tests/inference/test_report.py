@@ -180,8 +180,9 @@ def test_headings_are_nested_and_links_lead_to_sections(page: Page) -> None:
     levels = [tag for tag, _ in page.headings]
     assert levels[0] == "h1" and levels.count("h1") == 1 and levels[1] == "h2"
     assert [text for tag, text in page.headings if tag == "h2"] == [
-        "Warnings", "What was fitted", "Skill on withheld observations", "Calibration", "Variables at their bounds",
-        "Maps", "Series", "Reconstruction", "Residual and laws", "Run time and memory", "Versions", "Other figures",
+        "Warnings", "Maps", "Series", "Skill on withheld observations", "Calibration", "Reconstruction",
+        "Residual and laws", "Variables at their bounds", "Run time and memory", "What was fitted", "Versions",
+        "Other figures",
     ]  # fmt: skip
     ids = {value for _, name, value in page.attributes if name == "id"}
     assert all(value[1:] in ids for _, name, value in page.attributes if name == "href")
