@@ -233,6 +233,18 @@ def test_one_corrupt_pixel_does_not_poison_the_rest(build, simulated, caplog):
     assert _same(corrupt, _fit(build(), _change(simulated, "s2", "valid", valid), patches=8, patch_size=10, pixels=960))
 
 
+def test_residuals_begin_after_a_share_of_few_steps_or_a_number_of_many(build, simulated, monkeypatch):
+    held = []
+    monkeypatch.setattr(training, "hold", lambda model, silent: held.append(silent))
+    monkeypatch.setattr(training, "CALIBRATION", 0.0)
+    _fit(build(), simulated, 15)
+    assert held == [True] * 3 + [False] * 3  # silent until they begin, then as long at rest
+    held.clear()
+    monkeypatch.setattr(training, "RESIDUALS_BEGIN", 2)
+    _fit(build(), simulated, 15)
+    assert held == [True] * 2 + [False] * 2
+
+
 def test_a_loss_that_is_not_finite_stops_the_fit_with_a_table(build, simulated):
     model = build()
     with torch.no_grad():
