@@ -20,7 +20,7 @@ def test_lai_is_recovered_with_honest_intervals():
     torch.manual_seed(1)
     cube = simulate(_model(), pattern(size=60, bands=BANDS, optical_days=30, radar_days=30), seed=1)
     torch.manual_seed(2)
-    run = fit(_model(), cube, steps=800, seed=2, progress=False)
+    run = fit(_model(), cube, steps=600, seed=2, progress=False)
     drawn = posterior(run, cube, draws=100, pixels=400, seed=0)["posterior"].to_dataset()[["lai"]]
     truth = at_pixels(cube["truth"].to_dataset(), drawn)
     error, spread = drawn.lai.mean(("chain", "draw")) - truth.lai, truth.lai - truth.lai.mean()
