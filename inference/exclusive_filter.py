@@ -121,12 +121,12 @@ def _draw_all(given, looked, left, white, prior, loading, noise, drawn):
                 _smooth(moves, heads, inner, p, v, g, shrink, b, mean, lean)
                 for t in range(looks):
                     for c in range(channels):
-                        value, valid, found, sum_ = left[d, t, c, here], seen[t, c, here], square[t, c], total[t, c]
-                        sum_[:] = 0.0
+                        value, valid, found, added = left[d, t, c, here], seen[t, c, here], square[t, c], total[t, c]
+                        added[:] = 0.0
                         for k in range(count):
-                            _add(loading[c, k], mean[index[t], k], sum_)
+                            _add(loading[c, k], mean[index[t], k], added)
                         for m in range(lanes):
-                            found[m] += (value[m] - sum_[m]) ** 2 / draws if valid[m] else 0.0
+                            found[m] += (value[m] - added[m]) ** 2 / draws if valid[m] else 0.0
             for t in range(looks):
                 for c in range(channels):
                     for k in range(count):
@@ -136,11 +136,11 @@ def _draw_all(given, looked, left, white, prior, loading, noise, drawn):
             # The sites of what is left, less those of a draw of the prior that is seen with noise of its own.
             for t in range(looks):
                 for c in range(channels):
-                    value, drive, found, sum_ = left[d, t, c, here], white[d, t, c, here], weight[t, c], total[t, c]
+                    value, drive, found, site = left[d, t, c, here], white[d, t, c, here], weight[t, c], total[t, c]
                     for m in range(lanes):
-                        sum_[m] = value[m] - drive[m] / np.sqrt(found[m]) if found[m] > 0.0 else 0.0
+                        site[m] = value[m] - drive[m] / np.sqrt(found[m]) if found[m] > 0.0 else 0.0
                     for k in range(count):
-                        _add(-loading[c, k], prior[d, k, index[t], here], sum_)
+                        _add(-loading[c, k], prior[d, k, index[t], here], site)
             _weighted(total, weight, loading, index, b)
             _smooth(moves, heads, inner, p, v, g, shrink, b, mean, lean)
             for k in range(count):
