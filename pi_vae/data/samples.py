@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pooch
 import xarray as xr
 
 from pi_vae.data.cube import complete, validate
@@ -79,6 +78,8 @@ def path(name: str) -> Path:
     Raises:
         SampleError: unknown name, wrong checksum, or neither a local file nor a download.
     """
+    import pooch  # a tenth of a second
+
     if name not in SAMPLES:
         raise SampleError(f"Unknown sample '{name}': use one of {', '.join(SAMPLES)}.")
     sample = SAMPLES[name]
