@@ -38,7 +38,7 @@ class Group:
 
     @classmethod
     def of(cls, model: PhysicsVAE, batch: Batch, latents: Latents, shared: dict[str, Tensor]) -> Group:
-        """Draws of all latents, and what physics makes of them: of all that is drawn it takes the longest."""
+        """Draws of the latents with what physics makes of them, which takes longest and is asked for more than once."""
         names = batch.modalities
         return cls(shared, latents, {n: model.expected(n, latents, batch, shared, residual=False) for n in names})
 

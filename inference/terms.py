@@ -8,9 +8,9 @@ as well. To the objective of a fit may therefore be added, in its later part,
 where every :math:`T_k \ge 0` is counted in nats of the same observations and pixels as the evidence itself. That is
 what their common weight rests on: terms are there to choose between explanations that evidence cannot tell apart, so
 they must lose against evidence. With a tenth of a nat for a nat, a residual that raises the evidence by one nat may
-cost ten of a term before it is given up; nothing is to be tuned for a data set. They come in when the divergence from
-the prior is phased in and residuals begin (`inference.waking`), over as many steps again: what holds a residual back
-for longer leaves its share to the physical variables, which then keep it.
+cost ten of a term before it is given up; nothing is to be tuned for a data set. They come in once the divergence
+from the prior is phased in, when residuals have begun (`inference.waking`), over as many steps again: what holds a
+residual back for longer leaves its share to the physical variables, which then keep it.
 
 ``"cross_reconstruction"``
     with the residual of another: physics and a fresh draw of the residual's prior must do;
