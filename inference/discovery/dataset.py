@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from scipy.stats import norm
 
 from pi_vae.variables import CATALOGUE, Variable
 
@@ -37,11 +38,12 @@ class Table:
         units: input -> unit.
         x: `[pixel, time, P]` posterior means of the inputs.
         x_draws: `[draw, pixel, time, P]` draws of them.
-        y: `[pixel, time, C]` posterior mean of the residual.
+        y: `[pixel, time, C]` posterior mean of the residual, with what pixels have in common at a date beyond it
+            (`date_means`): weather concerns all of them, and that a model without `date_effect` takes for noise.
         sd: `[pixel, time, C]` its posterior sd.
         left: `[draw, pixel, time, C]` what draws of the physics, joint with `x_draws`, leave of an observation:
-            residual and noise, drawn towards zero by no prior. NaN where a pixel has no observation of its own, and in
-            trees without ``physics_<modality>``.
+            residual, effect of the date and noise, drawn towards zero by no prior. NaN where a pixel has no observation
+            of its own, and in trees without ``physics_<modality>``.
         seen: `[pixel, time]` bool: an observation was used there and every input is known.
         block: `[pixel]` label of the spatial block.
         season: `[time]` label of the stretch of consecutive dates.
@@ -183,6 +185,8 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
     names = tuple(name for name in columns if name not in dropped)
     if not names:
         raise ValueError(f"None of the inputs of {target} varies ({', '.join(columns)}): give others.")
+    left = _left(tree, target, kept, residual)
+    mean = residual.mean(0).astype(float)
     return Table(
         modality=target,
         unit=posterior[key].attrs.get("units", "1"),
@@ -191,15 +195,44 @@ def read_table(tree: xr.DataTree, target: str, inputs: Sequence[str] | None = No
         units={name: columns[name][2] for name in names},
         x=np.stack([columns[name][0] for name in names], -1).astype(float),
         x_draws=np.stack([columns[name][1] for name in names], -1),
-        y=residual.mean(0).astype(float),
+        y=mean + date_means(np.where(seen[..., None], left.mean(0) - mean, np.nan)),
         sd=residual.std(0).astype(float),
-        left=_left(tree, target, kept, residual),
+        left=left,
         seen=seen,
         block=_blocks(constant, pixels),
         season=np.arange(len(dates)) * min(MAX_SEASONS, len(dates) // 2) // len(dates),
         times=dates,
         dropped=dropped,
     )
+
+
+def date_means(left: np.ndarray) -> np.ndarray:
+    r"""What pixels have in common at single dates: medians, drawn towards zero as far as chance would make them.
+
+    .. math:: \hat\delta_{tc} = \frac{s_c^2}{s_c^2 + v_{tc}} m_{tc}, \qquad
+              s_c^2 = \Big(\overline{m_{tc}^2} - \overline{v_{tc}}\Big)_+, \qquad
+              v_{tc} = \frac{\pi}{2} \frac{\sigma_{tc}^2}{n_t}
+
+    with :math:`m` the medians over :math:`n_t` pixels and :math:`\sigma` the spread around them, by the median
+    deviation (best linear prediction of a random effect: Searle, Casella & McCulloch 1992, Variance Components).
+
+    Args:
+        left: `[pixel, time, C]`, NaN where nothing is known.
+
+    Returns:
+        `[time, C]`, zero at dates with fewer than eight pixels.
+    """
+    count = np.isfinite(left).all(-1).sum(0)
+    enough = count >= MIN_PIXELS
+    found = np.zeros(left.shape[1:])
+    if enough.any():
+        some = left[:, enough]
+        middle = np.nanmedian(some, 0)
+        spread = np.nanmedian(np.abs(some - middle), 0) / norm.ppf(0.75)
+        chance = np.pi / 2 * spread**2 / count[enough, None]
+        size = np.maximum((middle**2 - chance).mean(0), 0.0)
+        found[enough] = middle * size / np.maximum(size + chance, 1e-30)
+    return found
 
 
 def _group(tree: xr.DataTree, name: str) -> xr.Dataset:
@@ -220,7 +253,12 @@ def _left(tree: xr.DataTree, target: str, kept: np.ndarray, residual: np.ndarray
     physics = posterior[f"physics_{target}"].transpose("sample", "pixel", time, channel).values
     observed = tree["observed_data"][target].transpose("pixel", time, channel).values
     own = np.isfinite(density[target].transpose("sample", "pixel", time).values[0])[..., None]
-    return np.where(own, observed - physics, np.nan)
+    left = np.where(own, observed - physics, np.nan)
+    if f"global_{target}_effect" in posterior:
+        effect = posterior[f"global_{target}_effect"] * posterior[f"global_{target}_size"]
+        effect = effect.rename({f"{target}_date": time}).reindex({time: posterior[time]}, fill_value=0.0)
+        left = left + effect.transpose("sample", time, channel).values[:, None]
+    return left
 
 
 def _wanted(posterior: xr.Dataset, constant: xr.Dataset, target: str, inputs: Sequence[str] | None) -> list[str]:

@@ -19,6 +19,7 @@ Example::
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable
 
 import torch
@@ -66,7 +67,8 @@ def compile_kernels(active: bool = True, device: str | torch.device = "cpu") -> 
                 compiled[_multiple](trial, trial, trial, *(trial[0] for _ in range(7)))
                 compiled[_plates](trial, trial[0], *(trial[:, :1] for _ in range(7)))
         except Exception as error:  # whatever a missing or broken compiler raises
-            logging.getLogger(__name__).warning("Physics is not compiled, %s: %s", type(error).__name__, error)
+            reason = textwrap.shorten(str(error), 160)  # a compiler lists hundreds of lines
+            logging.getLogger(__name__).warning("Physics is not compiled, %s: %s", type(error).__name__, reason)
             return False
         _compiled.update(compiled)
     return bool(_compiled)
