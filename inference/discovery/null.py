@@ -5,17 +5,19 @@ A surrogate of the residual :math:`y(p, t)` is made in two steps that leave the 
 *Places.* Whole series, with their masks and precisions, trade places between spatial blocks: the order of the blocks is
 drawn, and pixels that are neighbours mostly stay neighbours. That breaks the tie to soil, crop and pixel.
 
-*Dates.* All series are written in the basis of principal modes of a smooth process at these dates (eigenvectors of an
-exponential covariance, nearly cosines), and every mode is multiplied by a sign, drawn once for all pixels:
+*Dates.* All series are written in the basis of their mean and the principal modes of a smooth process less its mean at
+these dates (eigenvectors of an exponential covariance, nearly cosines), and every mode is multiplied by a sign, drawn
+once for all pixels:
 
-.. math:: y'(p, \cdot) = E\, \mathrm{diag}(s)\, E^\top y(\pi(p), \cdot), \qquad s_k = \pm 1 .
+.. math:: y'(p, \cdot) = E\, \mathrm{diag}(s)\, E^\top y(\pi(p), \cdot), \qquad s_0 = 1, \quad s_k = \pm 1 .
 
-That breaks the tie to weather and season, and keeps what makes chance agreement likely: the power of every mode, hence
-the variance and nearly the autocorrelation of every series, and what pixels share (all products of series). Under a
-Gaussian process with these modes the surrogate has the distribution of the residual, which makes the test exact; values
-are recombined, so that a skewed residual comes out less skewed. Turning the series around the record instead would keep
-each value, but its seam makes surrogates of a smooth residual harder to explain than the residual itself, and laws are
-then reported too often where there are none.
+Means stay as they are: an offset, which every law may have a constant for, would come back as waves. That breaks the
+tie to weather and season, and keeps what makes chance agreement likely: the power of every mode, hence the variance and
+nearly the autocorrelation of every series, and what pixels share (all products of series). Under a Gaussian process
+with these modes the surrogate has the distribution of the residual, which makes the test exact; values are recombined,
+so that a skewed residual comes out less skewed. Turning the series around the record instead would keep each value, but
+its seam makes surrogates of a smooth residual harder to explain than the residual itself, and laws are then reported
+too often where there are none.
 
 A residual that consists of one season alone is found again by any input with a season, as its surrogates are that
 season or its mirror image: one year of such data can not show the law, and the null says so.
@@ -46,17 +48,20 @@ def permute(table: Table, seed: int) -> Table:
     order = np.concatenate([np.flatnonzero(table.block == b) for b in np.unique(table.block)])
     source = np.empty_like(order)
     source[order] = np.concatenate([np.flatnonzero(table.block == b) for b in _other_order(rng, table.block.max() + 1)])
-    modes = _modes(table.times)
-    turned = (modes * rng.choice([-1.0, 1.0], len(table.times))) @ modes.T
+    modes, signs = _modes(table.times), rng.choice([-1.0, 1.0], len(table.times))
+    signs[0] = 1.0
+    turned = (modes * signs) @ modes.T
     y = np.einsum("ts,psc->ptc", turned, table.y[source])
     known = np.isfinite(table.x).all(-1)
     return table.replace(y=y, sd=table.sd[source], seen=table.seen[source] & known)
 
 
 def _modes(times: np.ndarray) -> np.ndarray:
-    """`[time, mode]` orthonormal modes; they hardly depend on the lengthscale, a third of the record here."""
+    """`[time, mode]` orthonormal modes, first the mean; they hardly depend on the lengthscale, a third of the record."""
     days = (times - times[0]) / np.timedelta64(1, "D")
-    return np.linalg.eigh(np.exp(-3 * np.abs(days[:, None] - days) / days[-1]))[1]
+    covariance = np.exp(-3 * np.abs(days[:, None] - days) / days[-1])
+    without = covariance - covariance.mean(0) - covariance.mean(1, keepdims=True) + covariance.mean()
+    return np.linalg.eigh(without)[1]  # the mean has no variance left, and comes first
 
 
 def _other_order(rng: np.random.Generator, count: int) -> np.ndarray:
