@@ -165,7 +165,7 @@ def correlates(tree: xr.DataTree, series: Series, name: str, scores: np.ndarray)
 def laws(tree: xr.DataTree, name: str, seed: int) -> dict:
     """Laws of a residual, and how its candidates compare with those of permuted data."""
     found = discover(tree, name, template=Template(operators=OPERATORS), seed=seed)
-    skill = max((law.heldout_skill for law in found.laws), default=0.0)
+    skill = max((law.heldout_skill for law in found.front), default=0.0)
     return {"laws": [str(law) for law in found.best], "skill": skill, "null95": float(np.quantile(found.null, 0.95))}
 
 
