@@ -1,4 +1,4 @@
-"""`refine`: fit, discover, couple, fit again, until no law passes the null."""
+"""`refine`: fit, discover, couple, fit again, until no law passes the null or makes the model better."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Round:
 
     Attributes:
         run: the fit; its model holds the laws of the rounds before.
-        laws: modality -> what `discover` returned.
+        laws: modality -> what `discover` returned; empty where the round is no better than the one before.
         log_density: modality -> log posterior predictive density of a withheld observation (`withheld_scores`), nats.
         energy: modality -> `residual_energy`.
     """
@@ -56,23 +56,31 @@ class Refinement:
 
     Attributes:
         rounds: in their order; round `i` has the laws of all rounds before in its operators.
+        kept: number of the round to use; the last, unless the laws coupled for that did not make it better.
         reason: why there was no other round.
     """
 
     rounds: tuple[Round, ...]
+    kept: int
     reason: str
 
     @property
+    def run(self) -> Run:
+        """The fit of the round to use."""
+        return self.rounds[self.kept].run
+
+    @property
     def laws(self) -> list[Law]:
-        """The laws in the operators of the last round."""
-        return [law for each in self.rounds[:-1] for law in each.found]
+        """The laws in the operators of the round to use."""
+        return [law for each in self.rounds[: self.kept] for law in each.found]
 
     def __str__(self) -> str:
         names = self.rounds[0].log_density
         lines = [f"{'round':5}" + "".join(f" {f'{n} log density':>18} {f'{n} energy':>12}" for n in names) + "  found"]
         for i, each in enumerate(self.rounds):
             figures = "".join(f" {each.log_density[n]:18.4f} {each.energy[n]:12.4f}" for n in names)
-            lines.append(f"{i:5d}{figures}  {'; '.join(map(str, each.found)) or 'none'}")
+            found = "; ".join(map(str, each.found)) or ("none" if each.laws else "not looked for")
+            lines.append(f"{i:5d}{figures}  {found}")
         return "\n".join([*lines, self.reason])
 
     @styled
@@ -105,10 +113,12 @@ def refine(
     training: Mapping | None = None,
     search: Mapping | None = None,
 ) -> Refinement:
-    """Fit, discover, couple and fit again; stop when no law passes the null.
+    """Fit, discover, couple and fit again; stop when no law passes the null, or those that did make nothing better.
 
     Every round fits a copy of the model as it was given, with all laws found so far in its operators, with the same
-    seed and as many steps: rounds differ by their laws alone, and a gain on withheld observations is theirs.
+    seed and as many steps: rounds differ by their laws alone, and a gain on withheld observations is theirs. Laws that
+    do not raise the log density of withheld observations, summed over the modalities that they are coupled to, are not
+    kept (`Refinement.kept`): what passed the null was an error of the fit, or of the form of an earlier law.
 
     Args:
         model: model to begin with; it stays as it is.
@@ -154,18 +164,29 @@ def refine(
         checkpoint = None if folder is None else Path(folder) / f"round{len(done)}"
         run = fit(couple(coupled, []), cube, seed=seed, checkpoint=checkpoint, **(training or {}))
         tree = posterior(run, cube, draws=draws, pixels=pixels, seed=seed)
+        scores = withheld_scores(run, cube, seed=seed)
+        density = {name: scores[name]["log_density"] for name in templates if name in scores}
+        energy = {name: residual_energy(tree, name) for name in templates}
+        number, before = len(done), done[-1] if done else None
+        if before is not None:
+            given = {law.modality for law in before.found} & set(density)
+            gain = sum(density[name] - before.log_density[name] for name in given)
+            if given and gain <= 0:
+                done.append(Round(run, {}, density, energy))
+                reason = (
+                    f"Round {number}: the laws coupled for it gain {gain:.4f} nats an observation and are not kept."
+                )
+                return Refinement(tuple(done), number - 1, reason)
         found = {
             name: discover(tree, name, template=each, seed=seed, **(search or {})) for name, each in templates.items()
         }
-        density = {name: score["log_density"] for name, score in withheld_scores(run, cube, seed=seed).items()}
-        energy = {name: residual_energy(tree, name) for name in templates}
-        density = {name: value for name, value in density.items() if name in energy}
         done.append(Round(run, found, density, energy))
-        log.info("Round %d: %s.", len(done) - 1, "; ".join(map(str, done[-1].found)) or "no law passes the null")
+        log.info("Round %d: %s.", number, "; ".join(map(str, done[-1].found)) or "no law passes the null")
         if not done[-1].found:
-            return Refinement(tuple(done), f"Round {len(done) - 1}: no law passes the null.")
-        if len(done) > rounds:
-            return Refinement(tuple(done), f"{rounds} rounds were asked for; the laws of the last are not coupled.")
+            return Refinement(tuple(done), number, f"Round {number}: no law passes the null.")
+        if number >= rounds:
+            reason = f"{rounds} rounds were asked for; the laws of the last are not coupled."
+            return Refinement(tuple(done), number, reason)
         coupled = couple(coupled, done[-1].found)
 
 

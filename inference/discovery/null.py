@@ -57,7 +57,7 @@ def permute(table: Table, seed: int) -> Table:
 
 
 def _modes(times: np.ndarray) -> np.ndarray:
-    """`[time, mode]` orthonormal modes, first the mean; they hardly depend on the lengthscale, a third of the record."""
+    """`[time, mode]` orthonormal modes, the mean first; the lengthscale, a third of the record, hardly matters."""
     days = (times - times[0]) / np.timedelta64(1, "D")
     covariance = np.exp(-3 * np.abs(days[:, None] - days) / days[-1])
     without = covariance - covariance.mean(0) - covariance.mean(1, keepdims=True) + covariance.mean()

@@ -8,11 +8,11 @@ import torch
 import xarray as xr
 
 from inference import load, refine
-from inference.discovery import Budget, Template
+from inference.discovery import Budget, Law, Laws, Template
 from inference.discovery.loop import residual_energy
 from pi_vae import PhysicsVAE, Radar
 from pi_vae.data import pattern, simulate, withhold
-from pi_vae.law import LawTerm
+from pi_vae.law import LawTerm, parse
 
 RAIN = "1.6*log(1 + precipitation)"
 SEARCH = {"budget": Budget(rows=150, population=20, generations=2), "engine": "terms"}
@@ -89,7 +89,7 @@ def test_a_planted_law_is_coupled_and_the_next_round_is_better(tmp_path) -> None
         training=training,
         search=SEARCH,
     )
-    assert len(loop.rounds) == 2, str(loop)
+    assert len(loop.rounds) == 2 and loop.kept == 1 and loop.run is loop.rounds[1].run, str(loop)
     law = next(law for law in loop.laws if law.channel == "VV")
     assert law.inputs == ("precipitation",)
     first, second = loop.rounds
@@ -105,6 +105,39 @@ def test_a_planted_law_is_coupled_and_the_next_round_is_better(tmp_path) -> None
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
     assert len(load(tmp_path / "round1").model.modalities["s1"].laws) == len(loop.laws)
     assert "log density" in str(loop) and [a.get_xlabel() for a in loop.plot().axes] == ["round", "round"]
+
+
+def test_laws_that_make_nothing_better_are_not_kept(monkeypatch) -> None:
+    false = Law(
+        modality="s1",
+        channel="VV",
+        channels=("VV", "VH"),
+        form=parse("c0*air_temperature + c1", ("air_temperature", "c0", "c1")),
+        coefficients={"c0": 1.0, "c1": -283.0},
+        covariance=((1e-8, 0.0), (0.0, 1e-8)),
+        unit="dB",
+        units={"air_temperature": "K"},
+        ranges={"air_temperature": (260.0, 300.0)},
+        typical={"air_temperature": 283.0},
+        complexity=5,
+        description_length=-100.0,
+        train_skill=0.9,
+        heldout_skill=0.9,
+        null=(0.0,) * 19,
+    )
+    calls = []
+
+    def deceived(tree, name, **_) -> Laws:
+        calls.append(name)
+        return Laws(name, (false,), false.null)
+
+    monkeypatch.setattr("inference.discovery.loop.discover", deceived)
+    training = {"steps": 25, "pixels": 16, "progress": False, "device": "cpu"}
+    loop = refine(model(), rainy(None, size=4), pixels=None, draws=20, training=training)
+    assert len(loop.rounds) == 2 and calls == ["s1"], str(loop)
+    assert loop.kept == 0 and loop.laws == [] and loop.run is loop.rounds[0].run
+    assert loop.rounds[1].log_density["s1"] < loop.rounds[0].log_density["s1"]
+    assert "are not kept" in loop.reason and "not looked for" in str(loop)
 
 
 @pytest.mark.slow
