@@ -10,6 +10,7 @@ import sympy
 import xarray as xr
 
 from inference.discovery import Law, Laws
+from pi_vae.law import parse
 
 CHANNELS = {"s2": ("B04", "B08"), "s1": ("VV", "VH")}
 DATES, PIXELS, DRAWS, HEIGHT, WIDTH = 14, 24, 60, 12, 16
@@ -129,6 +130,28 @@ def make_laws() -> Callable[[float], Laws]:
         return Laws("s1", tuple(law(*each) for each in candidates), NULL)
 
     return laws
+
+
+@pytest.fixture(scope="session")
+def leafy() -> Law:
+    """A law of leaf area in VV, with a covariance whose constants go together, that passes."""
+    return Law(
+        modality="s1",
+        channel="VV",
+        channels=("VV", "VH"),
+        form=parse("c0*exp(c1*lai)", ("lai", "c0", "c1")),
+        coefficients={"c0": 1.5, "c1": -0.6},
+        covariance=((0.01, -0.002), (-0.002, 0.0025)),
+        unit="dB",
+        units={"lai": "m2 m-2"},
+        ranges={"lai": (0.3, 4.5)},
+        typical={"lai": 1.2},
+        complexity=6,
+        description_length=-100.0,
+        train_skill=0.9,
+        heldout_skill=0.88,
+        null=(0.0,) * 19,
+    )
 
 
 @pytest.fixture(scope="session")

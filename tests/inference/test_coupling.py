@@ -10,29 +10,10 @@ from inference.discovery import Law, Laws, couple
 from pi_vae import PhysicsVAE, Radar
 from pi_vae.law import parse
 
-NULL = (0.0,) * 19
-
 
 @pytest.fixture(scope="module")
-def laws() -> Laws:
-    law = Law(
-        modality="s1",
-        channel="VV",
-        channels=("VV", "VH"),
-        form=parse("c0*exp(c1*lai)", ("lai", "c0", "c1")),
-        coefficients={"c0": 1.5, "c1": -0.6},
-        covariance=((0.01, -0.002), (-0.002, 0.0025)),
-        unit="dB",
-        units={"lai": "m2 m-2"},
-        ranges={"lai": (0.3, 4.5)},
-        typical={"lai": 1.2},
-        complexity=6,
-        description_length=-100.0,
-        train_skill=0.9,
-        heldout_skill=0.88,
-        null=NULL,
-    )
-    return Laws("s1", (law,), NULL)
+def laws(leafy: Law) -> Laws:
+    return Laws("s1", (leafy,), leafy.null)
 
 
 @pytest.fixture(scope="module")
