@@ -1,6 +1,6 @@
 """Is a law that sits inside the radar operator found from the posterior of a fit, and does the refit gain by it?
 
-    python benchmarks/discovery_end_to_end.py [--cases rain canopy none] [--points 300] [--steps 400] [--rounds 2]
+    python benchmarks/discovery_end_to_end.py [--cases rain canopy none] [--points 300] [--steps 800] [--rounds 2]
         [--seeds 1] [--json discovery_end_to_end.json]
 
 Points are drawn from the prior of a model without residual, with a year of optical dates, radar dates and weather.
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--points", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--pixels", type=int, default=128, help="series a step")
     parser.add_argument("--seeds", type=int, default=1)
