@@ -35,6 +35,7 @@ import xarray as xr
 from forecast_data import folder
 
 from inference import Run, fit, posterior
+from inference.demo import OPERATORS
 from inference.discovery import Template, discover
 from inference.evaluation import withheld_scores
 from pi_vae import Optical, PhysicsVAE, Radar
@@ -42,7 +43,6 @@ from pi_vae.data import complete, withhold
 from pi_vae.data.samples import SAMPLES
 from pi_vae.physics import compile_kernels
 
-OPERATORS = ("add", "sub", "mul", "div", "exp", "log", "sqrt", "square")
 YEAR = 365.25
 SHOWN = ("field", "date", "season", "temperature", "precipitation", "incidence", "lai", "moisture", "near")
 

@@ -23,6 +23,7 @@ DAY_OF_YEAR = "day_of_year"
 KNOWN_INPUTS = (*CATALOGUE, *DRIVERS, *GEOMETRY, DAY_OF_YEAR)
 MIN_DRAWS, MAX_DRAWS = 20, 40
 MIN_PIXELS, MIN_DATES = 8, 4
+SAME = np.timedelta64(14, "m")  # as in `pi_vae.date_effect`
 MAX_BLOCKS, MAX_SEASONS = 12, 9
 
 
@@ -256,7 +257,8 @@ def _left(tree: xr.DataTree, target: str, kept: np.ndarray, residual: np.ndarray
     left = np.where(own, observed - physics, np.nan)
     if f"global_{target}_effect" in posterior:
         effect = posterior[f"global_{target}_effect"] * posterior[f"global_{target}_size"]
-        effect = effect.rename({f"{target}_date": time}).reindex({time: posterior[time]}, fill_value=0.0)
+        effect = effect.rename({f"{target}_date": time}).sortby(time)
+        effect = effect.reindex({time: posterior[time]}, method="nearest", tolerance=SAME, fill_value=0.0)
         left = left + effect.transpose("sample", time, channel).values[:, None]
     return left
 

@@ -10,6 +10,7 @@ from inference.discovery import Budget, Template, discover, read_table
 from inference.discovery.dataset import date_means
 
 PIXELS, DATES, DRAWS = 40, 30, 20
+MOMENT = np.timedelta64(256, "ns")  # what days as floating-point numbers lose
 RAIN_LAW = Template(inputs=["lai", "precipitation"], operators=["add", "mul", "log"])
 
 
@@ -39,7 +40,9 @@ def weather_tree(effect: bool, law: float = 0.9, noise: float = 1.0) -> tuple[xr
     seen = np.ones((PIXELS, DATES), bool)
     constant = {"s1_seen": (places, seen), "precipitation": ("time", rain), "s1_incidence": (places, 38.0 * seen)}
     groups = {
-        "posterior": xr.Dataset(posterior, {"time": times, "s1_time": times, "s1_date": times[::-1]} | channels),
+        "posterior": xr.Dataset(
+            posterior, {"time": times, "s1_time": times, "s1_date": times[::-1] + MOMENT} | channels
+        ),
         "observed_data": xr.Dataset({"s1": ((*places, "s1_channel"), observed)}, {"s1_time": times} | channels),
         "log_likelihood": xr.Dataset({"s1": ((*axes, "s1_time"), np.zeros((1, DRAWS, *seen.shape)))}),
         "constant_data": xr.Dataset(constant, {"time": times, "s1_time": times}),
