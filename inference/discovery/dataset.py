@@ -23,7 +23,7 @@ DAY_OF_YEAR = "day_of_year"
 KNOWN_INPUTS = (*CATALOGUE, *DRIVERS, *GEOMETRY, DAY_OF_YEAR)
 MIN_DRAWS, MAX_DRAWS = 20, 40
 MIN_PIXELS, MIN_DATES = 8, 4
-SAME = np.timedelta64(14, "m")  # as in `pi_vae.date_effect`
+SAME = "14min"  # as in `pi_vae.date_effect`
 MAX_BLOCKS, MAX_SEASONS = 12, 9
 
 
