@@ -40,7 +40,7 @@ class Table:
         x: `[pixel, time, P]` posterior means of the inputs.
         x_draws: `[draw, pixel, time, P]` draws of them.
         y: `[pixel, time, C]` posterior mean of the residual, with what pixels have in common at a date beyond it
-            (`date_means`): weather concerns all of them, and that a model without `date_effect` takes for noise.
+            (`date_means`): weather concerns all of them, which a model without `date_effect` takes for noise.
         sd: `[pixel, time, C]` its posterior sd.
         left: `[draw, pixel, time, C]` what draws of the physics, joint with `x_draws`, leave of an observation:
             residual, effect of the date and noise, drawn towards zero by no prior. NaN where a pixel has no observation
