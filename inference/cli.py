@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,10 +49,12 @@ def options(
     """Physics with error bars from Sentinel-1 and Sentinel-2 time series."""
 
 
-def _silent(quiet: bool) -> bool:
-    """No word but errors."""
+def _silent(context: typer.Context, quiet: bool) -> bool:
+    """No word but errors until the command ends."""
     if quiet:
-        logging.getLogger().setLevel(logging.ERROR)
+        root = logging.getLogger()
+        context.call_on_close(partial(root.setLevel, root.level))
+        root.setLevel(logging.ERROR)
     return quiet
 
 

@@ -1,5 +1,6 @@
 """The command line: foreseen errors are one sentence and leave nothing behind."""
 
+import logging
 import platform
 import re
 import shutil
@@ -189,7 +190,9 @@ YAML += "fit: {steps: 2, patches: 1, patch-size: 4, pixels: 4}\n"
 def test_a_file_of_settings(monkeypatch, capsys, tmp_path, folder, name, text):
     (tmp_path / name).write_text(text)
     arguments = ("--config", tmp_path / name, "--output", tmp_path / "run", "--device", "cpu", "--quiet", "--pixels", 5)
+    level = logging.getLogger().level
     assert _call(monkeypatch, capsys, "fit", folder / "cube.nc", *arguments) == (0, "", "")
+    assert logging.getLogger().level == level, "quiet only until the command ends"
     run = load(tmp_path / "run")
     assert run.model.temporal.name == "matern12" and run.model.modalities["s2"].residual.rank == 1
     assert run.model.settings["lengthscale"]["lai"] == pytest.approx(40)
