@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
@@ -23,6 +23,7 @@ MAX_COEFFICIENTS = 8
 PER_LENGTH = 3  # candidates of a length whose constants are fitted
 PRECISION = 1e-6  # of the fit of constants
 QUICK = 15  # steps of it while there are many candidates
+ALIKE = 0.1  # share of what a law leaves by which a limiting case may differ
 
 
 @dataclass(frozen=True)
@@ -159,32 +160,68 @@ def pareto_front(
         Laws, the shortest first, each with more skill than those before it.
     """
     sample = rows.some(budget.rows, seed)
-    forms: dict[sympy.Expr, dict[str, float]] = {}
+    level = float(np.average(rows.y, weights=rows.weights))
+
+    def fits(expressions: Iterable[sympy.Expr], known: Sequence[Fitted] = ()) -> Iterator[Fitted]:
+        forms = {fitted.form for fitted in known}
+        for form, start in _forms(expressions, template):
+            if form not in forms:
+                forms.add(form)
+                fitted = Fitted(form, refit(form, start, names, sample, steps=QUICK), complexity(form), 0.0)
+                yield replace(fitted, skill=skill(fitted, names, rows, level))
+
     proposed = engine.search(rows.x, rows.y, rows.weights, names, template, seed, budget, units)
-    for candidate in _promising(proposed, names, sample, template, units):
+    found = list(fits(c.expression for c in _promising(proposed, names, sample, template, units)))
+    last = found if template.free is None else []  # a prescribed form stays
+    while last:
+        cases = (case for law in _front(last) for case in _limiting_cases(law, names, sample))
+        last = list(fits(cases, found))
+        found = [*found, *last]
+    return list(_front(found, lambda f: not template.check(f.form, names, hull, units, f.coefficients)))
+
+
+def _front(fits: Iterable[Fitted], allowed: Callable[[Fitted], bool] = lambda _: True) -> Iterator[Fitted]:
+    """Those that are allowed and explain a share of what the shorter ones leave over, the shortest first."""
+    best = 0.0
+    for fitted in sorted(fits, key=lambda f: (f.complexity, -f.skill, str(f.form))):
+        if fitted.skill > best + WORTH * (1 - best) and allowed(fitted):
+            best = fitted.skill
+            yield fitted
+
+
+def _forms(expressions: Iterable[sympy.Expr], template: Template) -> Iterator[tuple[sympy.Expr, dict[str, float]]]:
+    """Expressions with named constants and the values to start from; those that are too long or no law are left out."""
+    for expression in expressions:
         # Moving constants about could turn a fixed number of a prescribed form into a coefficient.
-        form, start = parametrise(candidate.expression if template.free else canonical(candidate.expression))
+        form, start = parametrise(expression if template.free else canonical(expression))
         form = template.project(form, start)
         start = {k: v for k, v in start.items() if form.has(sympy.Symbol(k))}
-        if not _readable(form):
+        if not _readable(form) or complexity(form) > template.max_length or len(start) > MAX_COEFFICIENTS:
             continue
-        length = complexity(form)
-        if length <= template.max_length and len(start) <= MAX_COEFFICIENTS and form.free_symbols - _symbols(start):
-            forms.setdefault(form, start)
-    level = float(np.average(rows.y, weights=rows.weights))
-    fits = []
-    for form, start in forms.items():
-        coefficients = refit(form, start, names, sample, steps=QUICK)
-        fitted = Fitted(form, coefficients, complexity(form), 0.0)
-        fits.append(Fitted(form, coefficients, fitted.complexity, skill(fitted, names, rows, level)))
-    front: list[Fitted] = []
-    for fitted in sorted(fits, key=lambda f: (f.complexity, -f.skill, str(f.form))):
-        best = front[-1].skill if front else 0.0
-        if fitted.skill <= best + WORTH * (1 - best):
+        if form.free_symbols - _symbols(start):
+            yield form, start
+
+
+def _limiting_cases(fitted: Fitted, names: Sequence[str], rows: Rows) -> Iterator[sympy.Expr]:
+    """Shorter laws that say the same of the data: a term of a sum left out, a function by its tangent at the origin.
+
+    A fit goes to the edge of a family of laws where the truth lies there: of ``a/(b*exp(c*x) + 1)`` with `b` beyond all
+    bounds, what is left is an exponential, which is shorter and whose constants have a posterior.
+    """
+    law = fitted.expression
+    cases = [(node, node - term) for node in law.atoms(sympy.Add) for term in node.args]
+    tangents = {sympy.log: lambda u: u - 1, sympy.exp: lambda u: 1 + u, sympy.sin: lambda u: u}
+    cases += [(node, tangents[node.func](*node.args)) for node in law.atoms(*tangents)]
+    value = values_of(law, {}, names, rows.x)
+    allowed = ALIKE * np.average((value - rows.y) ** 2, weights=rows.weights)
+    for node, case in cases:
+        shorter = law.xreplace({node: case})
+        if not shorter.free_symbols or not _readable(shorter):
             continue
-        if not template.check(fitted.form, names, hull, units, fitted.coefficients):
-            front.append(fitted)
-    return front
+        with np.errstate(all="ignore"):
+            (spread, both), (_, own) = np.cov(value, values_of(shorter, {}, names, rows.x), aweights=rows.weights)
+            if spread - both**2 / own <= allowed:  # but for a factor and a level
+                yield shorter
 
 
 def _promising(
@@ -214,7 +251,7 @@ def _promising(
 
 def _readable(form: sympy.Expr) -> bool:
     known = all(f.func.__name__ in FUNCTIONS for f in form.atoms(sympy.Function))
-    return known and not form.has(sympy.oo, sympy.zoo, sympy.nan, -sympy.oo)
+    return known and not form.has(sympy.I, sympy.oo, sympy.zoo, sympy.nan, -sympy.oo)
 
 
 def _symbols(names: dict[str, float]) -> set[sympy.Symbol]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,14 +67,19 @@ def symbolic_limit(form: sympy.Expr, name: str, approach: float, start: Mapping[
     Returns:
         The limit, which may be infinite; None where it is not found or holds functions that laws do not have.
     """
+    return _symbolic(form, name, approach, frozenset(k for k, value in start.items() if value < 0))
+
+
+@functools.lru_cache(maxsize=4096)  # the same forms come again in every search
+def _symbolic(form: sympy.Expr, name: str, approach: float, negative: frozenset[str]) -> sympy.Expr | None:
     x = sympy.Symbol(name)
     if np.isfinite(approach):
         found = form.subs(x, sympy.nsimplify(approach, rational=True))
         return None if found.has(sympy.nan) else found
     stand_ins = {s: sympy.Dummy(s.name, positive=True) for s in form.free_symbols if s != x}
-    signed = {s: -d if start.get(s.name, 1.0) < 0 else d for s, d in stand_ins.items()}
+    signed = {s: -d if s.name in negative else d for s, d in stand_ins.items()}
     found = _limit(form.xreplace(signed), x, _point(approach), "+")
-    back = {d: -s if start.get(s.name, 1.0) < 0 else s for s, d in stand_ins.items()}
+    back = {d: -s if s.name in negative else s for s, d in stand_ins.items()}
     found = None if found is None else found.xreplace(back)
     if (
         found is None
