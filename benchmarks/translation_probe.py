@@ -38,24 +38,31 @@ def probe_rows(run: Run, scene: Scene, draws: int, seed: int) -> Iterator[tuple[
     table = embed(run, few.cube, draws=draws, seed=seed)
     series = interpolated(np.concatenate([few.optical, few.radar], -1), few.days)
     physical = table.features.values[:, (table.part == "physical").values]
+    flat = series.reshape(len(series), -1)
     rows = {
-        "pi_vae": (table.features.values, ()),
-        "pi_vae physical": (physical, ()),
-        "series": (series.reshape(len(series), -1), ()),
-        "pca": (series.reshape(len(series), -1), COMPONENTS),
-        "seasonal": (seasonal(series, few.days), ()),
+        "pi_vae": (table.features.values, False, ()),
+        "pi_vae physical": (physical, False, ()),
+        "series": (flat, True, ()),
+        "pca": (flat, True, COMPONENTS),
+        "seasonal": (seasonal(series, few.days), True, ()),
     }
-    for name, (features, components) in rows.items():
+    for name, (features, scaled, components) in rows.items():
         labels = {}
         for count in LABELS:
-            found = probe(features, few.code, few.cell, count, components, seed)
+            found = probe(features, few.code, few.cell, count, components, seed, scaled)
             labels[str(count or "all")] = {"f1": float(np.mean(found)), "sd": float(np.std(found))}
         classes = int((counts >= FEWEST).sum())
         yield name, {"labels": labels, "n": len(common), "classes": classes, "features": features.shape[1]}
 
 
 def probe(
-    features: np.ndarray, code: np.ndarray, cell: np.ndarray, count: int | None, components: tuple[int, ...], seed: int
+    features: np.ndarray,
+    code: np.ndarray,
+    cell: np.ndarray,
+    count: int | None,
+    components: tuple[int, ...],
+    seed: int,
+    scaled: bool,
 ) -> list[float]:
     """Macro-F1 of all points, each predicted from other cells, for repeated choices of labels.
 
@@ -66,13 +73,15 @@ def probe(
         count: labels, or none for all.
         components: numbers of principal components to choose from; none: the features themselves.
         seed: of folds and labels; they do not depend on the features.
+        scaled: whether every feature is brought to unit variance first, as reflectances and decibels have to be (raw
+            they are worse by a third); ours have a scale of their own.
     """
     folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(features, code, cell))
     found = []
     for repeat in range(REPEATS if count is not None else 1):
         predicted = np.empty_like(code)
         for i, (train, test) in enumerate(folds):
-            scaler = make_pipeline(StandardScaler(), *([PCA(max(components), random_state=0)] if components else []))
+            scaler = make_pipeline(StandardScaler(with_std=scaled), *([PCA(max(components), random_state=0)] if components else []))
             x, new = scaler.fit_transform(features[train]), scaler.transform(features[test])
             scale = np.sqrt((x**2).sum(1).mean())
             rng = np.random.default_rng([seed, repeat, i])

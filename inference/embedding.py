@@ -10,6 +10,9 @@ exclusive
     means of the exclusive residuals of each modality;
 uncertainty
     standard deviations of the physical variables.
+
+Do not bring them to unit variance: the mean of what observations say nothing of hardly varies over pixels, and so says
+nothing to a regression either; standardised, it would be noise as loud as the rest.
 """
 
 from __future__ import annotations
