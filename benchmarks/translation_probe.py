@@ -81,7 +81,8 @@ def probe(
     for repeat in range(REPEATS if count is not None else 1):
         predicted = np.empty_like(code)
         for i, (train, test) in enumerate(folds):
-            scaler = make_pipeline(StandardScaler(with_std=scaled), *([PCA(max(components), random_state=0)] if components else []))
+            reduced = [PCA(max(components), random_state=0)] if components else []
+            scaler = make_pipeline(StandardScaler(with_std=scaled), *reduced)
             x, new = scaler.fit_transform(features[train]), scaler.transform(features[test])
             scale = np.sqrt((x**2).sum(1).mean())
             rng = np.random.default_rng([seed, repeat, i])
