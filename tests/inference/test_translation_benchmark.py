@@ -315,8 +315,11 @@ def test_probe_tells_good_features_from_noise(benchmark):
     code, cell = np.repeat(np.arange(3), 30), np.arange(90) // 3
     good = np.eye(3)[code] + 0.1 * rng.normal(size=(90, 3))
     for count, components in ((10, ()), (10, (1, 2)), (None, ())):
-        assert np.mean(benchmark.probe.probe(good, code, cell, count, components, 0)) > 0.95
-    assert np.mean(benchmark.probe.probe(rng.normal(size=(90, 3)), code, cell, 10, (), 0)) < 0.55
+        assert np.mean(benchmark.probe.probe(good, code, cell, count, components, 0, True)) > 0.95
+    assert np.mean(benchmark.probe.probe(rng.normal(size=(90, 3)), code, cell, 10, (), 0, True)) < 0.55
+    mixed = np.concatenate([good, 0.05 * rng.normal(size=(90, 60))], 1)  # quiet where nothing is known
+    scaled, plain = (np.mean(benchmark.probe.probe(mixed, code, cell, 10, (), 0, s)) for s in (True, False))
+    assert plain > 0.95 > scaled
     for count in (3, 10):
         labelled = benchmark.probe.chosen_labels(code, count, rng)
         assert len(set(labelled)) == count and set(code[labelled]) == {0, 1, 2}
