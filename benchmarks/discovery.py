@@ -1,7 +1,7 @@
 """Are planted static laws found through noise and uncertain inputs, and none where there is none?
 
-    python benchmarks/discovery.py [--noise 0.05 0.1 0.3] [--seeds 2] [--rows ours template operon gplearn]
-        [--laws 12] [--nothing 0] [--json discovery.json]
+    python benchmarks/discovery.py [--noise 0.05 0.1 0.3] [--seeds 2] [--first 100] [--laws 12] [--nothing 0]
+        [--rows ours template operon gplearn] [--json discovery.json]
 
 Twelve laws (``discovery_laws.py``), 2,000 points, seven inputs of which three are known as posteriors know them, noise
 of 5, 10 and 30 % of the law's sd, correlated in time. Rows:
@@ -54,8 +54,6 @@ from inference.discovery.engines import load_engine
 from inference.discovery.evidence import weighed
 from inference.discovery.expressions import canonical, parametrise, values_of
 from inference.discovery.fitting import Rows, pareto_front
-
-FIRST = 100  # seed
 
 
 def ours(law: PlantedLaw, table: Table, template: Template, seed: int) -> dict:
@@ -154,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--noise", type=float, nargs="*", default=[0.05, 0.1, 0.3])
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=100, help="seed")
     parser.add_argument("--rows", nargs="*", default=["ours", "template", "operon", "gplearn"])
     parser.add_argument("--laws", type=int, default=len(LAWS))
     parser.add_argument("--nothing", type=int, default=0, help="tables without a law")
@@ -164,7 +163,7 @@ def main() -> None:
     for row in args.rows:
         for law in LAWS[: args.laws]:
             for noise in args.noise:
-                for seed in range(FIRST, FIRST + args.seeds):
+                for seed in range(args.first, args.first + args.seeds):
                     found = run(row, law, noise, seed)
                     results.append({"row": row, "planted": law.name, "noise": noise, "seed": seed} | found)
                     args.json.write_text(json.dumps(results, indent=1))
