@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--noise", type=float, nargs="*", default=[0.05, 0.1, 0.3])
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--first", type=int, default=100, help="seed")
+    parser.add_argument("--first", type=int, default=100, help="the first seed")
     parser.add_argument("--rows", nargs="*", default=["ours", "template", "operon", "gplearn"])
     parser.add_argument("--laws", type=int, default=len(LAWS))
     parser.add_argument("--nothing", type=int, default=0, help="tables without a law")

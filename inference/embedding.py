@@ -65,7 +65,8 @@ def embed(
         Dataset with ``features (pixel, feature)`` and ``course (pixel, time, course_feature)``, the same by date and
         without static variables. Coordinates of a feature: its name (``"lai 2021-06-01"``, ``"ala"``, ``"s1 residual
         1 2021-06-01"``, ``"sd of lai 2021-06-01"``), ``part``, ``variable``, and ``date`` (NaT for static ones);
-        `pixel_row`, `pixel_column` (and `y`, `x`) locate pixels. Standard-normal scale, without unit.
+        `pixel_row`, `pixel_column` (and `y`, `x`) locate pixels. Standard-normal scale, without unit;
+        not to be standardised, see the module.
 
     Raises:
         CubeError: the cube breaks the data contract.

@@ -203,7 +203,7 @@ def _forms(expressions: Iterable[sympy.Expr], template: Template) -> Iterator[tu
 
 
 def _limiting_cases(fitted: Fitted, names: Sequence[str], rows: Rows) -> Iterator[sympy.Expr]:
-    """Shorter laws that say the same of the data: a term of a sum left out, a function by its tangent at the origin.
+    """Shorter laws that say the same of the data: a term of a sum left out, a function by its tangent at 0 (log: at 1).
 
     A fit goes to the edge of a family of laws where the truth lies there: of ``a/(b*exp(c*x) + 1)`` with `b` beyond all
     bounds, what is left is an exponential, which is shorter and whose constants have a posterior.

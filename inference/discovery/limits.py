@@ -41,10 +41,15 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _limit(expression: sympy.Expr, x: sympy.Symbol, approach: sympy.Expr, side: str) -> sympy.Expr | None:
-    """The limit; None if SymPy does not find it in time, or time can not be kept (another thread, an alarm set)."""
+def _timed() -> bool:
+    """Whether time can be kept: not in another thread than the first, nor where an alarm is set."""
     alarm = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if not alarm or signal.getitimer(signal.ITIMER_REAL)[0]:
+    return alarm and not signal.getitimer(signal.ITIMER_REAL)[0]
+
+
+def _limit(expression: sympy.Expr, x: sympy.Symbol, approach: sympy.Expr, side: str) -> sympy.Expr | None:
+    """The limit; None if SymPy does not find it in time, or time cannot be kept."""
+    if not _timed():
         return None
     try:
         with _at_most(SECONDS):
@@ -67,6 +72,8 @@ def symbolic_limit(form: sympy.Expr, name: str, approach: float, start: Mapping[
     Returns:
         The limit, which may be infinite; None where it is not found or holds functions that laws do not have.
     """
+    if np.isinf(approach) and not _timed():
+        return None  # and it is not to be remembered
     return _symbolic(form, name, approach, frozenset(k for k, value in start.items() if value < 0))
 
 

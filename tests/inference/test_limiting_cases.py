@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from inference.discovery import Budget, Template
 from inference.discovery.engines import Candidate
 from inference.discovery.expressions import complexity, values_of
 from inference.discovery.fitting import Rows, pareto_front
+from inference.discovery.limits import symbolic_limit
 from pi_vae.law import parse
 
 NAMES = ("lai", "soil_moisture")
@@ -55,5 +57,15 @@ def test_a_prescribed_form_stays() -> None:
     assert "exp" in found
 
 
-def test_a_case_whose_constants_are_not_real_is_left_alone() -> None:
-    assert forms("0.5*lai", "0.5*sqrt(lai*lai - 0.00001*lai) + 0.0*lai") != []
+def test_a_case_whose_constants_are_not_real_is_left_out() -> None:
+    law = "2.0*soil_moisture*log(5.0*lai - 0.4)"  # without leaf area, the logarithm of a negative number
+    assert any("log" in form for form in forms(law, law))
+
+
+def test_a_limit_that_could_not_be_timed_is_looked_for_again() -> None:
+    form, start = parse("c0*exp(c1*lai) + 3.25", ("lai", "c0", "c1")), {"c0": 1.0, "c1": -1.0}
+    found: list = []
+    thread = Thread(target=lambda: found.append(symbolic_limit(form, "lai", np.inf, start)))
+    thread.start()
+    thread.join()
+    assert found == [None] and str(symbolic_limit(form, "lai", np.inf, start)) == "13/4"
