@@ -25,8 +25,8 @@ residual back for longer leaves its share to the physical variables, which then 
 ``"tangent"``
     the part of the residual that a small step of the physical latents would explain.
 
-Modality dropout, the other guard, is the ``hide_modality`` of `inference.fit`. None of the terms is in `fit` by default:
-where `neural_posterior` follows a fit, the residual is apart from physics without them. Of a fit alone
+Modality dropout, the other guard, is the ``hide_modality`` of `inference.fit`. None of the terms is in a fit by
+default: where `neural_posterior` follows, regressions find no physics in the residual without them. Of a fit alone
 (``benchmarks/residuals.py --rows ablation``) ``"recovery"`` is the one that makes a difference.
 """
 
