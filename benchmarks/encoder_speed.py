@@ -96,7 +96,7 @@ def infer(model: PhysicsVAE, data: CubeTensors, options: argparse.Namespace) -> 
         sites = model.encode(batch)
         watch("encode")
         shared = model.draw_globals()
-        posterior = model.posterior(sites, batch.dates, shared)
+        posterior = model.posterior(sites, batch.dates, shared, options.draws)
         watch("posterior")
         drawn = posterior.rsample((options.draws,))
         watch("draws")
@@ -235,7 +235,9 @@ def largest(pixels: int, options: argparse.Namespace, count: int = 10) -> dict[s
         sites = []
         work = {
             "encode": lambda: sites.append(model.encode(batch)),
-            "draws": lambda: model.posterior(sites[-1], batch.dates, model.draw_globals()).rsample((options.draws,)),
+            "draws": lambda: model.posterior(sites[-1], batch.dates, model.draw_globals(), options.draws).rsample(
+                (options.draws,)
+            ),
         }
         for name, run in work.items():
             run()

@@ -1,12 +1,12 @@
 """What the posterior of a temporal process costs by backend: one draw and the divergence, forward and backward.
 
-    python benchmarks/temporal.py [--quick] [--kernels matern32 rbf] [--device cuda] [--json temporal.json]
+    python benchmarks/temporal.py [--quick] [--kernels matern32 rbf] [--device cuda] [--draws 1] [--json temporal.json]
 
 Every series is a latent of a pixel with sites of its own; 40 % of the dates of each are not seen (precision zero).
 Dates are irregular, one in ten days on average; four variables with lengthscales of 30 to 240 days. Derivatives are
 taken by site means, precisions, lengthscales and static odds. float32, processor time, best of the repeats, each case
 in a process of its own, one thread unless asked otherwise. With ``--device cuda``: time by the clock, synchronised, all
-cases in one process.
+cases in one process. With more draws than one: these alone, without derivatives, as when a fit is over.
 
 The cases run with glibc's allocator told to keep what it has (``MALLOC_MMAP_THRESHOLD_`` and
 ``MALLOC_TRIM_THRESHOLD_``, unless the environment sets them; ``--plain`` leaves it alone). By default every tensor
@@ -66,8 +66,10 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def measure(kernel: str, backend: str, dates: int, series: int, repeats: int, device: str = "cpu") -> float:
-    """Seconds of one draw and the divergence, with derivatives."""
+def measure(
+    kernel: str, backend: str, dates: int, series: int, repeats: int, draws: int = 1, device: str = "cpu"
+) -> float:
+    """Seconds of one draw and the divergence, with derivatives, or of more draws alone."""
     gp, days, lengthscale, odds = process(kernel, backend, dates, device)
     shape = (series // VARIABLES, VARIABLES, dates)
     mean = torch.randn(shape, device=device, requires_grad=True)
@@ -77,7 +79,11 @@ def measure(kernel: str, backend: str, dates: int, series: int, repeats: int, de
     for repeat in range(max(repeats, 2)):  # the first touches the memory
         start = clock(device)
         posterior = gp.prior(days, lengthscale, odds).condition(mean, torch.where(seen, log_precision.exp(), 0.0))
-        (posterior.rsample().square().sum() + posterior.divergence().sum()).backward()
+        if draws == 1:
+            (posterior.rsample().square().sum() + posterior.divergence().sum()).backward()
+        else:
+            with torch.no_grad():
+                posterior.rsample((draws,))
         best = min(best, clock(device) - start)
         if repeat and best > 20:
             break
@@ -93,7 +99,7 @@ def gigabytes(backend: str, dates: int, series: int, features: int) -> float:
 
 def isolated(kernel: str, backend: str, dates: int, series: int, options: argparse.Namespace) -> float:
     """`measure` in a process of its own, in this one's environment; in this one on an accelerator."""
-    case = [kernel, backend, dates, series, options.repeats]
+    case = [kernel, backend, dates, series, options.repeats, options.draws]
     if options.device != "cpu":
         return measure(*case, options.device)
     case = json.dumps([*case, options.threads])
@@ -101,11 +107,11 @@ def isolated(kernel: str, backend: str, dates: int, series: int, options: argpar
     return json.loads(done.stdout)
 
 
-def chosen(kernel: str, dates: int, series: int, device: str) -> str:
-    """Backend of the default rule, told how many series there are."""
+def chosen(kernel: str, dates: int, series: int, draws: int, device: str) -> str:
+    """Backend of the default rule, told how many series and draws there are."""
     gp, days, lengthscale, odds = process(kernel, "auto", dates, device)
     with torch.no_grad():
-        name = type(gp.prior(days, lengthscale, odds, series).gram).__name__
+        name = type(gp.prior(days, lengthscale, odds, series, draws).gram).__name__
     return {"Dense": "dense", "Eigen": "eigen", "StateSpace": "kalman"}[name]
 
 
@@ -139,7 +145,7 @@ def table(kernel: str, options: argparse.Namespace) -> dict:
             found = {b: times[b][dates] for b in backends if dates in times[b]}
             if not found:
                 continue
-            rule, fastest = chosen(kernel, dates, series, options.device), min(found, key=found.get)
+            rule, fastest = chosen(kernel, dates, series, options.draws, options.device), min(found, key=found.get)
             slower = found[rule] / found[fastest] - 1 if rule in found else None
             ratio = {b: found["dense"] / found[b] for b in found} if "dense" in found else {}
             rows[f"{dates}/{series}"] = {
@@ -168,6 +174,7 @@ def main() -> None:
     parser.add_argument("--kernels", nargs="+", default=["matern32", "rbf"])
     parser.add_argument("--dates", nargs="+", type=int)
     parser.add_argument("--series", nargs="+", type=int)
+    parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--memory", type=float, default=8.0, help="GB")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds")
     parser.add_argument("--repeats", type=int, default=3)

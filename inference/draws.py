@@ -65,7 +65,7 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
         size = draws // count + (i < draws % count)
         # Not told how many pixels there are: how they are computed must not depend on which are drawn together.
-        drawn = ChainPosterior(sites, model.priors(batch.dates, shared)).rsample((size,))
+        drawn = ChainPosterior(sites, model.priors(batch.dates, shared, draws=size)).rsample((size,))
         latents = model.latents(drawn, batch.dates, shared)
         yield Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch)
 

@@ -107,7 +107,7 @@ def embed(
 def _moments(model: PhysicsVAE, batch: Batch, index: torch.Tensor, draws: int) -> dict[str, torch.Tensor]:
     """Means, and ``sd_`` of physical ones: ``"static"`` `[pixel, S]`, ``"dynamic"`` and residuals `[pixel, V, T]`."""
     shared = model.median_globals()
-    posterior = model.posterior(model.encode(batch), batch.dates, shared)
+    posterior = model.posterior(model.encode(batch), batch.dates, shared, draws)
     engine = torch.quasirandom.SobolEngine(len(model.static), scramble=True, seed=0)
     normal = torch.special.ndtri(engine.draw(draws).clamp(1e-6, 1 - 1e-6))
     drawn = {"static": posterior.static.at(normal[:, None, :])}

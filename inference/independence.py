@@ -151,7 +151,7 @@ def _samples(model, data: CubeTensors, rows, columns, names, shared) -> dict[str
     parts: dict[str, dict[str, list]] = {name: {} for name in names}
     for chunk in torch.arange(len(rows)).split(TOGETHER):
         batch = data.at(rows[chunk], columns[chunk], model.encoder.radius)
-        posterior = model.posterior(model.encode(batch), batch.dates, shared)
+        posterior = model.posterior(model.encode(batch), batch.dates, shared, DRAWS)
         latents = model.latents(posterior.rsample((DRAWS,)), batch.dates, shared)
         priors, common = model.priors(batch.dates, shared), model.common(batch.dates, shared)
         for name in names:

@@ -191,27 +191,26 @@ class PhysicsVAE(nn.Module):
         found = {name: e for name, e in self._date_effects.items() if name in batch.modalities}
         return self.encoder(batch, {n: e.median(batch.dates[batch.modalities[n].index]) for n, e in found.items()})
 
-    def posterior(self, sites: Sites, dates: Tensor, shared: Mapping[str, Tensor]) -> ChainPosterior:
+    def posterior(self, sites: Sites, dates: Tensor, shared: Mapping[str, Tensor], draws: int = 1) -> ChainPosterior:
         """Joint posterior of every process (event `[V, T]`) and of ``"static"`` (event `[S]`) given the sites.
 
         Args:
             sites: what the encoder says of the pixels.
-            dates: `[T]` union dates.
-            shared: global latents by site name (`draw_globals`).
+            dates, shared, draws: see `priors`; global latents come from `draw_globals`.
         """
-        return ChainPosterior(sites, self.priors(dates, shared, len(sites.static_mean)))
+        return ChainPosterior(sites, self.priors(dates, shared, len(sites.static_mean), draws))
 
     def priors(
-        self, dates: Tensor, shared: Mapping[str, Tensor], pixels: int | None = None
+        self, dates: Tensor, shared: Mapping[str, Tensor], pixels: int | None = None, draws: int = 1
     ) -> dict[str, dist.TorchDistribution]:
         """Prior of a pixel's latents by site name: the static ones, then every process at the dates.
 
         Args:
             dates: `[T]` union dates.
             shared: global latents by site name.
-            pixels: how many will be asked for, where it is known; it only helps to choose how to compute.
+            pixels, draws: how many will be asked for, where it is known; it only helps to choose how to compute.
         """
-        size = {} if pixels is None else {"series": pixels * len(self.dynamic)}
+        size = {"draws": draws} | ({} if pixels is None else {"series": pixels * len(self.dynamic)})
         identity = torch.eye(len(self.static), device=dates.device)
         priors = {"static": dist.MultivariateNormal(identity.new_zeros(len(self.static)), scale_tril=identity)}
         priors["dynamic"] = self.temporal.prior(dates, shared["lengthscale"], shared["static_odds"], **size)

@@ -17,6 +17,7 @@ Example:
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -78,10 +79,10 @@ class DenseGiven:
     def solve(self, mean: Tensor, v: int | None = None) -> Tensor:
         """Coordinates of the posterior means of site means `[..., V, T]`, or `[..., T]` of variable ``v`` alone."""
         if v is not None:
-            weighted = (self.precision[..., v, :] * mean) @ self.factor[v]
-            return torch.cholesky_solve(weighted.unsqueeze(-1), self.cholesky[..., v, :, :]).squeeze(-1)
-        weighted = torch.einsum("vts,...vt->...vs", self.factor, self.precision * mean)
-        return torch.cholesky_solve(weighted.unsqueeze(-1), self.cholesky).squeeze(-1)
+            weighted, cholesky = (self.precision[..., v, :] * mean) @ self.factor[v], self.cholesky[..., v, :, :]
+        else:
+            weighted, cholesky = torch.einsum("vts,...vt->...vs", self.factor, self.precision * mean), self.cholesky
+        return _by_columns(lambda columns: torch.cholesky_solve(columns, cholesky), weighted, cholesky.dim() - 1)
 
     def values(self, coordinates: Tensor, v: int | None = None) -> Tensor:
         """Values at the dates."""
@@ -96,8 +97,12 @@ class DenseGiven:
     def draw(self, shape: torch.Size) -> Tensor:
         """`[*shape, V, T]` draws of the posterior less its mean; ``shape`` ends with the batch."""
         noise = standard_normal((*shape, *self.precision.shape[-2:]), -3, self.factor)
-        white = torch.linalg.solve_triangular(self.cholesky.mT, noise.unsqueeze(-1), upper=True)
-        return self.values(white.squeeze(-1))
+        upper = self.cholesky.mT
+        return self.values(
+            _by_columns(
+                lambda columns: torch.linalg.solve_triangular(upper, columns, upper=True), noise, upper.dim() - 1
+            )
+        )
 
     @property
     def log_det(self) -> Tensor:
@@ -125,3 +130,10 @@ class DenseGiven:
     def _half(self) -> Tensor:
         factor = self.factor.mT.expand_as(self.cholesky)
         return torch.linalg.solve_triangular(self.cholesky, factor, upper=False)
+
+
+def _by_columns(solve: Callable[[Tensor], Tensor], value: Tensor, dims: int) -> Tensor:
+    """Solve for vectors in the last of ``dims`` dimensions; what stands before, draws, are columns of one solution."""
+    draws = value.shape[: value.dim() - dims]
+    columns = value.reshape(-1, *value.shape[len(draws) :]).movedim(0, -1)
+    return solve(columns).movedim(-1, 0).reshape(value.shape)

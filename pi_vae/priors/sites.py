@@ -341,9 +341,10 @@ class SitePosterior(TorchDistribution):
 
     def _lean(self, coupling: Tensor, v: int, own: Sequence[Tensor], shape: torch.Size) -> Tensor:
         """`[*shape, C]` shift of the coordinates of latent `v` by the deviations of earlier ones."""
-        before = self.earlier.expand(*shape, *self.earlier.shape[-2:])
-        earlier = torch.cat([before, *(o.unsqueeze(-2) for o in own)], -2).transpose(-1, -2)
-        return self.sharp.solve((coupling[..., v, :, : earlier.shape[-1]] * earlier).sum(-1), v)
+        lean = coupling.new_zeros(()).expand(*shape, coupling.shape[-2])
+        for weight, deviation in zip(coupling[..., v, :, :].unbind(-1), [*self.earlier.unbind(-2), *own], strict=False):
+            lean = torch.addcmul(lean, weight.contiguous(), deviation)
+        return self.sharp.solve(lean, v)
 
 
 def _half_log_2pi(distribution: TorchDistribution) -> float:

@@ -36,6 +36,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,8 @@ __all__ = ["TemporalGP"]
 BACKENDS = ("auto", "dense", "eigen", "kalman")
 NUGGET = 1e-5
 # Measured by benchmarks/temporal.py, as the share below: dense is no slower up to LEAST_DATES + EVEN / series dates,
-# and eigenfeatures are no faster below SHORT.
+# and eigenfeatures are no faster below SHORT. Draws share the factors of dense matrices: with more of them, up to
+# LEAST_DATES times the root of their number.
 LEAST_DATES, EVEN, SHORT = 14, 512, 16
 # On an accelerator the filter waits for one small operation after another: dense is faster by far while it fits.
 ENTRY, MEMORY = 40, 2**34  # bytes of an entry of dense matrices with derivatives, and of a device that does not tell
@@ -67,9 +69,9 @@ class TemporalGP(nn.Module):
         kernel: ``"matern32"`` (default: rough enough for mowing, smooth enough for growth), another factor, or sums and
             products of them such as ``"0.7 * matern32 + 0.3 * periodic"``, see `pi_vae.priors.kernels`.
         backend: ``"dense"``, ``"eigen"``, ``"kalman"``, or ``"auto"``: for Matern kernels and their sums Kalman from
-            14 + 512 / series dates, 16 where `prior` is not told how many series there are (on an accelerator where
-            the matrices of all series would take half of its memory); for other kernels eigenfeatures from 16
-            dates if there are at most three quarters as many as dates; else dense.
+            14 sqrt(draws) + 512 / series dates, 16 where `prior` is not told how many of both there are (on an
+            accelerator where the matrices of all series would take half of its memory); for other kernels
+            eigenfeatures from 16 dates if there are at most three quarters as many as dates; else dense.
         loss: variance that eigenfeatures may lose on average over the dates, by default no more than the nugget.
 
     Raises:
@@ -119,7 +121,12 @@ class TemporalGP(nn.Module):
         return torch.cat([above, torch.cat([changing * slope, -changing * curvature], -1)], -2)
 
     def prior(
-        self, dates: Tensor, lengthscale: Tensor, static_odds: Tensor, series: int = EVEN // (SHORT - LEAST_DATES)
+        self,
+        dates: Tensor,
+        lengthscale: Tensor,
+        static_odds: Tensor,
+        series: int = EVEN // (SHORT - LEAST_DATES),
+        draws: int = 1,
     ) -> GaussianProcess:
         """The process at the dates.
 
@@ -127,8 +134,8 @@ class TemporalGP(nn.Module):
             dates: `[T]` in days, in any order.
             lengthscale, static_odds: `[V]`, see `covariance`; `[N, V]` if they differ between series: batches of the
                 process, its posteriors and draws then end with `N`, and it knows no other dates.
-            series: pixels times `V`, roughly; for the choice of the backend alone. Processes that are compared need
-                the same.
+            series, draws: pixels times `V`, roughly, and how often each will be drawn; for the choice of the backend
+                alone. Processes that are compared need the same.
 
         Returns:
             Distribution with event shape `[V, T]`; its ``gram`` is the covariance in the representation chosen.
@@ -136,7 +143,7 @@ class TemporalGP(nn.Module):
         backend = self.backend
         if backend == "auto" and self.kernel.filters is not None:
             if dates.device.type == "cpu":
-                filtered = len(dates) >= LEAST_DATES + EVEN / max(series, 1)
+                filtered = len(dates) >= LEAST_DATES * math.sqrt(draws) + EVEN / max(series, 1)
             else:
                 filtered = ENTRY * series * len(dates) ** 2 > _memory(dates.device) / 2
             backend = "kalman" if filtered else "dense"

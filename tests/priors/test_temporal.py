@@ -149,6 +149,27 @@ def test_an_unknown_backend_is_refused():
         TemporalGP(backend="sparse")
 
 
+@pytest.mark.parametrize(("dates", "draws", "dense"), [(13, 1, True), (20, 1, False), (20, 8, True), (60, 8, False)])
+def test_more_dates_are_dense_where_more_is_drawn(dates, draws, dense):
+    days = torch.linspace(18000, 18360, dates, dtype=torch.float64)
+    prior = TemporalGP().prior(days, LENGTHSCALE, ODDS, series=4096, draws=draws)
+    assert isinstance(prior.gram, Dense if dense else StateSpace)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_draws_that_earlier_latents_shift_are_shifted_each_by_its_own(backend):
+    prior, mean, precision = _case(backend)
+    coupling = torch.randn(4, 2, 5, 3, dtype=torch.float64)
+    shift, deviations = torch.randn(3, 2, 4, 2, 5).double(), torch.randn(3, 2, 4, 1, 5).double()
+    posterior = prior.condition(mean, precision, coupling)
+    together = posterior.after(shift, deviations)
+    for i in range(3):
+        for j in range(2):
+            alone = posterior.after(shift[i, j], deviations[i, j])
+            assert torch.allclose(together.mean[i, j], alone.mean, atol=1e-12)
+            assert torch.allclose(together.log_prob(mean)[i, j], alone.log_prob(mean), atol=1e-9)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_coupled_posterior_goes_to_new_dates(backend):
     prior, mean, precision = _case(backend)

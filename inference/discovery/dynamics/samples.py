@@ -159,7 +159,8 @@ def _joint(
     needed = {"dynamic", *(f"residual_{source}" for source, _, _ in readers if source)}
     count = min(draws, SHARED_DRAWS)
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
-        drawn = model.posterior(sites, batch.dates, shared).rsample((draws // count + (i < draws % count),))
+        size = draws // count + (i < draws % count)
+        drawn = model.posterior(sites, batch.dates, shared, size).rsample((size,))
         priors = model.priors(batch.dates, shared, len(batch.pixels))
         value, slope = {}, {}
         for site in needed:
