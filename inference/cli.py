@@ -147,6 +147,7 @@ def predict(
     output: Output = Path("maps.zarr"),
     draws: Annotated[int, typer.Option(help="Posterior draws per pixel.")] = 64,
     tile: Annotated[int, typer.Option(help="Side of a tile in pixels.")] = 50,
+    reconstructions: Annotated[bool, typer.Option(help="Map what each modality is expected to see, too.")] = True,
     seed: Seed = 0,
     quiet: Quiet = False,
     config: Config = None,
@@ -160,7 +161,7 @@ def predict(
     from pi_vae.data import open_cube
 
     data = open_cube(cube)
-    run_predict(load(run), data, output, draws, tile, seed, progress=not quiet)
+    run_predict(load(run), data, output, draws, tile, seed, not quiet, reconstructions)
 
 
 @app.command()

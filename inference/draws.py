@@ -29,7 +29,8 @@ class Group:
     Attributes:
         shared: global latents by site name.
         latents: `[draw, pixel, ...]` local draws.
-        physics: what every modality of the batch is expected to see without its residual, `[draw, pixel, T_m, C]`.
+        physics: what every modality of the batch is expected to see without its residual, `[draw, pixel, T_m, C]`; of
+            none where only the physical variables were asked for.
     """
 
     shared: dict[str, Tensor]
@@ -47,7 +48,7 @@ class Group:
         return replace(self, latents=redrawn(model, batch, self.latents, self.shared, self.physics))
 
 
-def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -> Iterator[Group]:
+def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8, physics: bool = True) -> Iterator[Group]:
     """Posterior draws of a batch's pixels, in groups of equal or nearly equal size.
 
     The encoder runs once; every group has its own draw of the global latents. Physical variables are drawn from the
@@ -58,6 +59,8 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
         batch: what the encoder reads; `batch.pixels` are drawn.
         draws: draws over all groups.
         shared_draws: how many draws of the global latents.
+        physics: compute what the modalities are expected to see, and draw residuals; else only physical variables are
+            drawn, several times as fast.
     """
     sites = model.encode(batch)
     count = min(draws, shared_draws)
@@ -65,9 +68,14 @@ def groups(model: PhysicsVAE, batch: Batch, draws: int, shared_draws: int = 8) -
     for i, shared in enumerate([model.draw_globals() for _ in range(count)]):
         size = draws // count + (i < draws % count)
         # Not told how many pixels there are: how they are computed must not depend on which are drawn together.
-        drawn = ChainPosterior(sites, model.priors(batch.dates, shared, draws=size)).rsample((size,))
-        latents = model.latents(drawn, batch.dates, shared)
-        yield Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch)
+        priors = model.priors(batch.dates, shared, draws=size)
+        if not physics:
+            priors = {site: priors[site] for site in ("static", "dynamic")}
+        latents = model.latents(ChainPosterior(sites, priors).rsample((size,)), batch.dates, shared)
+        if physics:
+            yield Group.of(model, batch, latents, shared).with_residuals_redrawn(model, batch)
+        else:
+            yield Group(shared, latents, {})
 
 
 def fair_quantile(draws: Tensor, levels: Sequence[float]) -> Tensor:

@@ -72,6 +72,19 @@ def test_maps_are_the_statistics_of_the_posterior(maps, drawn, name):
         assert abs(share.mean() - level) < 0.02
 
 
+def test_maps_of_variables_alone_are_the_same_but_for_their_draws(fitted, simulated, maps, tmp_path):
+    store = tmp_path / "alone.zarr"
+    alone = predict(fitted, simulated, store, draws=DRAWS, tile=TILE, reconstructions=False).load()
+    assert set(maps) - set(alone) == {f"{kind}{name}_mean" for kind in ("", "residual_") for name in ("s2", "s1")}
+    assert np.array_equal(alone["flags"], maps["flags"])
+    for name in ("lai", "soil_moisture", "ala"):
+        error = (alone[f"{name}_mean"] - maps[f"{name}_mean"]) / maps[f"{name}_sd"]
+        assert np.abs(error).mean() < 2.5 / DRAWS**0.5  # of the difference of two means of so many draws: 1.1
+        assert 0.9 < (alone[f"{name}_sd"] / maps[f"{name}_sd"]).mean() < 1.1
+    with pytest.raises(ValueError, match="with reconstructions where none are asked for.*another folder"):
+        predict(fitted, simulated, store, draws=DRAWS, tile=TILE)
+
+
 def test_residual_maps_are_the_mean_contribution(maps, drawn):
     for name in ("s2", "s1"):
         at = drawn[f"residual_{name}"].sel(time=maps[f"{name}_time"].values).values  # [draw, pixel, time, channel]
