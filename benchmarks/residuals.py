@@ -1,7 +1,8 @@
 """Is the residual apart from physics, and is it what was planted?
 
     python benchmarks/residuals.py [--levels 0 0.5 1 2] [--rows ours fit control physics ...] [--points 400]
-        [--steps 300] [--moves 300] [--simulations 700] [--judged 400] [--draws 100] [--seed 0] [--json residuals.json]
+        [--steps 300] [--moves 300] [--simulations 700] [--judged 400] [--draws 100] [--seed 0] [--date-effect]
+        [--json residuals.json]
     python benchmarks/residuals.py --cost
 
 Cubes drawn from the prior of the physics with effects planted in both sensors (``residuals_plant.py``), at some levels
@@ -79,11 +80,13 @@ HEAD = (
 )
 
 
-def build(row: str) -> PhysicsVAE:
+def build(row: str, date_effect: bool = False) -> PhysicsVAE:
     """The model of a row."""
+    settings = {"date_effect": date_effect}
     if row == "physics":
-        return PhysicsVAE({"s2": Optical(residual=0), "s1": Radar(residual=0)})
-    model = PhysicsVAE({"s2": Optical(residual=2, transient=1), "s1": Radar(residual=1, transient=1)})
+        return PhysicsVAE({"s2": Optical(residual=0, **settings), "s1": Radar(residual=0, **settings)})
+    settings |= {"transient": 1}
+    model = PhysicsVAE({"s2": Optical(residual=2, **settings), "s1": Radar(residual=1, **settings)})
     if row == "control":
         for name, scale in WIDE.items():
             modality = model.modalities[name]
@@ -105,7 +108,7 @@ def trained(row: str, case: Planted, options: argparse.Namespace) -> Run:
     quiet = {"seed": options.seed, "progress": False}
     hidden = {"hide_modality": 0.0} if row == "control" else {}
     run = fit(
-        build(row),
+        build(row, options.date_effect),
         case.cube,
         options.steps,
         pixels=options.pixels,
@@ -283,6 +286,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=400, help="points")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--date-effect", action="store_true", help="in our models, of single dates on all points")
     parser.add_argument("--cost", action="store_true", help="only what a step of a fit costs with the terms")
     parser.add_argument("--json", type=Path, default=Path("residuals.json"))
     options = parser.parse_args()

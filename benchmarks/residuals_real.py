@@ -130,7 +130,8 @@ def by_group(scores: np.ndarray, axis: int) -> float:
 def neighbours(scores: np.ndarray, place: tuple[np.ndarray, np.ndarray]) -> float:
     """Correlation of scores with those of the pixel to the right, less the means of the dates."""
     image = np.full((place[0].max() + 1, place[1].max() + 1, scores.shape[1]), np.nan)
-    image[place] = scores - np.nanmean(scores, 0)
+    seen = np.isfinite(scores).sum(0)
+    image[place] = scores - np.nansum(scores, 0) / np.maximum(seen, 1)
     left, right = image[:, :-1].ravel(), image[:, 1:].ravel()
     both = np.isfinite(left) & np.isfinite(right)
     return float(np.corrcoef(left[both], right[both])[0, 1]) if both.sum() > 10 else np.nan

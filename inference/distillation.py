@@ -11,7 +11,8 @@ so what the guide says of real series with both sensors is a teacher for what it
 where :math:`q_0` is the guide as it was (Hinton, Vinyals & Dean 2015, arXiv 1503.02531; with hidden inputs, learning
 using privileged information: Lopez-Paz et al. 2016, ICLR). No operator is asked, so that a step is cheap, and unlike
 simulations (`inference.neural_posterior`) the series are real: what sensors have in common beyond the model's physics
-is learned too.
+is learned too. How far one sensor is from the other in series that it has not learned from, series held out tell: the
+last steps set the spread of the guide by them, and leave its means as they are.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from pi_vae.data.occlusion import occlude
 from pi_vae.data.scene import open_tensors
 
 __all__ = ["distil"]
+
+CALIBRATION = 0.125  # share of the steps, at the end, that set the spread of the guide
 
 
 def distil(
@@ -64,7 +67,8 @@ def distil(
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden in a patch.
         holdout: share of the pixels to hold out; the weights kept are those that best predict the modality hidden
-            there, those from before included. 0 for none: the last weights are kept.
+            there, those from before included, and the last eighth of the steps set the spread of the guide there.
+            0 for none: the last weights are kept.
         progress: show a progress bar.
 
     Returns:
@@ -89,7 +93,10 @@ def distil(
     fabric.seed_everything(seed, verbose=False)
     generator = torch.Generator().manual_seed(seed)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    phase = Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], steps)
+    learning = steps - int(CALIBRATION * steps) if held else steps
+    phases = [Phase([{"params": list(model.encoder.parameters()), "lr": learning_rate}], learning)]
+    spread = [p for head in model.encoder.spread_heads() for p in head.parameters()]
+    phases.append(Phase([{"params": spread, "lr": learning_rate}], steps - learning))
     with progress_bar(progress, "nat per series") as bar, restored(model):
         model.to(fabric.device).eval()
         teacher = copy.deepcopy(model.encoder).requires_grad_(False)
@@ -97,21 +104,26 @@ def distil(
             held.look(model)
         task = bar.add_task("distillation", total=steps, value=math.nan, rate=0.0)
         start = time.monotonic()
-        phase.enter(model)
         for step in range(steps):
-            batch = data.patches(pixels if data.points else patches, patch_size, pixels, generator)
+            phase = phases[step >= learning]
+            if step in (0, learning):
+                phase.enter(model)
+            if held and step >= learning:
+                batch = held.sample(pixels, generator)
+            else:
+                batch = data.patches(pixels if data.points else patches, patch_size, pixels, generator)
             seen = occlude(batch, generator, **FEW_GAPS | {"modality": hide_modality}).to(fabric.device)
             loss = guarded(_loss, model.train(), teacher, batch.to(fabric.device), seen)
             if not torch.isfinite(loss):
                 model.load_state_dict(before)
                 raise FloatingPointError(f"The loss is {loss.item()}: lower learning_rate (now {learning_rate:g}).")
             phase.descend(loss, fabric)
-            if held and ((step + 1) % max(1, steps // LOOKS) == 0 or step == steps - 1):
+            if held and step < learning and ((step + 1) % max(1, learning // LOOKS) == 0 or step == learning - 1):
                 held.look(model.eval())
+                if step == learning - 1:
+                    model.load_state_dict(held.weights)
             rate = (step + 1) * len(batch.pixels) / max(time.monotonic() - start, 1e-9)
             bar.update(task, completed=step + 1, value=-loss.item(), rate=rate)
-    if held:
-        model.load_state_dict(held.weights)
     model.eval()
     keep_weights(run)
     return run

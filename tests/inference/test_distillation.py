@@ -10,6 +10,7 @@ import xarray as xr
 from inference import Run, distil, fit, load
 from inference.distillation import _loss
 from inference.draws import seeded
+from inference.holdout import Holdout
 from pi_vae import Optical, PhysicsVAE
 from pi_vae.data.tensors import CubeTensors
 
@@ -30,6 +31,22 @@ def test_what_predicts_pixels_held_out_worse_than_before_is_not_kept(build, simu
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     distil(run, simulated, steps=2, patch_size=6, holdout=0.2, learning_rate=0.3, **QUIET)
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+
+
+def test_series_held_out_set_the_spread_and_nothing_else(build, simulated, monkeypatch) -> None:
+    kept, look = {}, Holdout.look
+
+    def noted(held, model) -> float:
+        score = look(held, model)
+        kept.update(held.weights)
+        return score
+
+    monkeypatch.setattr(Holdout, "look", noted)
+    run = distil(Run(build()), simulated, steps=16, patch_size=6, holdout=0.2, **QUIET)
+    after = run.model.state_dict()
+    changed = {name for name, value in kept.items() if not torch.equal(value, after[name])}
+    spread = {id(p) for head in run.model.encoder.spread_heads() for p in head.parameters()}
+    assert changed == {name for name, p in run.model.named_parameters() if id(p) in spread}
 
 
 def test_the_same_seed_gives_the_same_weights_and_the_checkpoint_has_them(build, simulated, tmp_path) -> None:
