@@ -64,8 +64,8 @@ def predict(
         tile: side of a tile in pixels.
         seed: of the draws.
         progress: show a progress bar.
-        reconstructions: also map what each modality is expected to see, and its residual. Without, a map takes about
-            a fifth of the time, for physics is not computed.
+        reconstructions: also map what each modality is expected to see, and its residual. Without, a map takes a fifth
+            (64 draws) to a half (16) of the time, for physics is not computed.
 
     Returns:
         The store, opened: for every variable `<name>_mean`, `_sd`, `_q05`, `_q95` with dims `(time, y, x)` or
