@@ -77,10 +77,10 @@ def test_a_full_disk_stops_a_map_and_its_tiles_stay(build, simulated, tmp_path, 
     whole = predict(run, simulated, tmp_path / "whole", draws=4, tile=4)
     write, done = prediction._write_tile, []
 
-    def filling(model, data, store, draws, seed, part) -> None:
+    def filling(*arguments) -> None:
         with full_disk(10 if len(done) == 2 else 10**9):
-            write(model, data, store, draws, seed, part)
-        done.append(part)
+            write(*arguments)
+        done.append(arguments[-1])
 
     with monkeypatch.context() as patch:
         patch.setattr(prediction, "_write_tile", filling)
