@@ -27,7 +27,7 @@ import xarray as xr
 from inference.holdout import LOOKS, Holdout
 from inference.optimisation import Phase, guarded, progress_bar, restored, started
 from inference.sleep import FEW_GAPS
-from inference.training import Run, keep_weights
+from inference.training import CALIBRATION, Run, keep_weights
 from pi_vae import PhysicsVAE
 from pi_vae.chain import ChainPosterior
 from pi_vae.data import validate
@@ -36,8 +36,6 @@ from pi_vae.data.occlusion import occlude
 from pi_vae.data.scene import open_tensors
 
 __all__ = ["distil"]
-
-CALIBRATION = 0.125  # share of the steps, at the end, that set the spread of the guide
 
 
 def distil(
