@@ -161,7 +161,7 @@ def predict(
     from pi_vae.data import open_cube
 
     data = open_cube(cube)
-    run_predict(load(run), data, output, draws, tile, seed, not quiet, reconstructions)
+    run_predict(load(run), data, output, draws, tile, seed, progress=not quiet, reconstructions=reconstructions)
 
 
 @app.command()

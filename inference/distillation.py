@@ -65,7 +65,7 @@ def distil(
         learning_rate: peak step size of Adam.
         hide_modality: probability that one modality is hidden in a patch.
         holdout: share of the pixels to hold out; the weights kept are those that best predict the modality hidden
-            there, those from before included, and the last eighth of the steps set the spread of the guide there.
+            there, those from before included, and the last 12 % of the steps set the spread of the guide there.
             0 for none: the last weights are kept.
         progress: show a progress bar.
 
